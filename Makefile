@@ -1,0 +1,57 @@
+# make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
+# make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
+# Both do all of their set-up themselves.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PY := .venv/bin/python
+
+.PHONY: demo test quick lint types imports setup minio mosquitto shellcheck constraints clean
+
+demo: setup
+	$(PY) -m trainer.demo
+
+test: setup minio mosquitto shellcheck lint types imports
+	$(PY) -m pytest
+
+quick: setup  ## the tests that take under a second each
+	$(PY) -m pytest -m "not slow"
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: setup
+	.venv/bin/mypy
+
+imports: setup
+	.venv/bin/lint-imports
+
+setup: .venv/ready
+
+# torch and its company take seconds by uv where pip takes minutes
+.venv/ready: pyproject.toml constraints.txt
+	@if [ ! -x $(PY) ]; then \
+	  command -v uv >/dev/null || python3 -m pip install --quiet --user uv 2>/dev/null || python3 -m pip install --quiet uv || \
+	    { echo "make: uv is needed: python3 -m pip install uv"; exit 1; }; \
+	  $$(command -v uv || echo python3 -m uv) venv --quiet --python ">=3.11" .venv; \
+	fi
+	@echo "installing what constraints.txt pins into .venv …"
+	@$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[all]'
+	@touch $@
+
+minio:
+	@tests/tools/get-minio
+
+mosquitto:
+	@tests/tools/get-package mosquitto
+
+shellcheck:
+	@tests/tools/get-package shellcheck
+
+constraints:  ## renew the pins
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate --no-header \
+	  --no-emit-index-url pyproject.toml -o constraints.txt
+
+clean:
+	rm -rf .venv .demo build dist .pytest_cache .mypy_cache .ruff_cache

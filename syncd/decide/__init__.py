@@ -1,0 +1,1 @@
+"""Decisions: pure functions over values. No I/O and no clock; time is an argument, steps are the answer."""

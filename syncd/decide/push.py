@@ -1,0 +1,92 @@
+"""What to push next, under which name, in which order."""
+
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from typing import TypeVar
+
+from syncd.model.checkpoint import FileEntry, Manifest
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Store one file's bytes under the checkpoint's prefix."""
+
+    entry: FileEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """See that every file is stored in its whole size, and that the source held still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Create the manifest."""
+
+    manifest: Manifest
+
+
+Step = Upload | Check | Commit
+
+
+def plan_push(manifest: Manifest) -> list[Step]:
+    """I1 is the order of this list: files, check, manifest last."""
+    return [*(Upload(entry) for entry in manifest.files), Check(), Commit(manifest)]
+
+
+def free_name(name: str, used: Set[str], begun: Set[str] = frozenset()) -> str:
+    """The name to commit under: `name`, else the first of `name.2`, `name.3` … that no byte was ever sent for.
+
+    `used`: commit names; one that lies in, or around, a used one is taken too, for their files would share keys.
+    `begun`: directories that hold objects of unknown commits (`burned`).
+
+    >>> free_name("checkpoint-200", {"checkpoint-200"})
+    'checkpoint-200.2'
+    >>> free_name("runs/a", {"runs"})
+    'runs.2/a'
+    """
+
+    def free(candidate: str) -> bool:
+        inside = candidate + "/"
+        return candidate not in begun and not any(
+            other == candidate or other.startswith(inside) or candidate.startswith(other + "/") for other in used
+        )
+
+    if free(name):
+        return name
+    parts = name.split("/")
+    generation = 2
+    while True:
+        for depth in reversed(range(len(parts))):
+            candidate = "/".join([*parts[:depth], f"{parts[depth]}.{generation}", *parts[depth + 1 :]])
+            if free(candidate):
+                return candidate
+        generation += 1
+
+
+def triage(waiting: Sequence[P], backlog: int) -> tuple[P | None, list[P]]:
+    """From the waiting checkpoints, oldest first: the one to push next, and those to let go.
+
+    At most `backlog` wait; older ones are superseded and skipped (I8). Never the other way round: a checkpoint that is
+    committed after a newer one would be the newest by its number.
+    """
+    kept = list(waiting[-backlog:])
+    return (kept[0] if kept else None), list(waiting[: len(waiting) - len(kept)])
+
+
+def burned(paths: Iterable[str]) -> set[str]:
+    """Directories under which an attempt's objects lie (paths relative to the attempt): names that were begun.
+
+    A name that was only begun is never given to other bytes: an unanswered write of a dead process can still take
+    effect.
+
+    >>> sorted(burned(["checkpoint-200/a/b"]))
+    ['checkpoint-200', 'checkpoint-200/a']
+    """
+    found: set[str] = set()
+    for path in paths:
+        parts = path.split("/")
+        found.update("/".join(parts[:n]) for n in range(1, len(parts)))
+    return found

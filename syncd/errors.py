@@ -1,0 +1,73 @@
+"""What went wrong, sorted by who must act; every message says what, where, and what to do now."""
+
+from typing import ClassVar
+
+
+class SyncdError(Exception):
+    """Base of all errors that are shown to a person as one line, never as a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(SyncdError):
+    """The command line asks for something that cannot be: the caller must ask differently."""
+
+    exit_code = 64
+
+
+class ConfigError(SyncdError):
+    """A setting, a right or a place is wrong: the operator must mend it; trying again does not help."""
+
+    exit_code = 78
+
+
+class Superseded(SyncdError):
+    """A newer attempt owns the task: this process must stop its trainer and write nothing more."""
+
+    exit_code = 77
+
+
+class BudgetSpent(SyncdError):
+    """Restarts without progress used up their budget: requeueing would only repeat them."""
+
+    exit_code = 76
+
+
+class LeaveNode(SyncdError):
+    """This node is left in good order: go on elsewhere."""
+
+    exit_code = 75
+
+
+class Torn(SyncdError):
+    """A source file changed, or went away, between pin and commit: that commit is abandoned, the next scan sees anew."""
+
+
+class Refused(SyncdError):
+    """A checkpoint holds a name or a kind of file that is never carried (I9): the trainer's author must act."""
+
+
+class StoreError(SyncdError):
+    """Base of what a store may raise; a backend raises nothing else for what the store answers."""
+
+
+class Transient(StoreError):
+    """Time-out, refusal, reset, throttling, 5xx: the same call may work later."""
+
+
+class NotFound(StoreError):
+    """No object has this key."""
+
+
+class Exists(StoreError):
+    """A create-only put found an object in its place."""
+
+
+class Denied(StoreError):
+    """Wrong keys, no right, unknown bucket or host: ends the start (78), is waited out once a trainer depends on us."""
+
+    exit_code = 78
+
+
+class Corrupt(StoreError):
+    """Stored bytes are not what was committed; asking again gives the same."""

@@ -1,0 +1,299 @@
+"""One root under one attempt, step by step: begin, push, clean up, finish. Owns no task, hears no signal."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from syncd.decide.push import triage
+from syncd.errors import Superseded, Torn
+from syncd.local.completion import State
+from syncd.local.lock import identity
+from syncd.local.pins import Pin
+from syncd.local.root import Root
+from syncd.model.attempt import Done, LineItem, Record
+from syncd.model.checkpoint import Committed
+from syncd.model.event import Say
+from syncd.model.keys import Keys
+from syncd.model.names import FINAL, family, is_final
+from syncd.move import disk, retain
+from syncd.move.finish import finish
+from syncd.move.objects import Owner, at_work, read_commits, standing
+from syncd.move.push import Pusher
+from syncd.move.restore import fetch, holds
+from syncd.move.start import AlreadyDone, Choice, claim, restore_newest, start
+from syncd.store import Gate, Store
+
+EndWriter = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How the attempt began: `checkpoint` to resume (relative to the root), or None from zero; `how` for people."""
+
+    attempt: int
+    checkpoint: str | None
+    step: int | None
+    how: str
+
+
+@dataclass
+class Keeper:
+    """Everything that happens between one root and one task. Called by one task at a time.
+
+    `keep`: commits of the line kept in the store; `backlog`: checkpoints that may wait beside the one under way.
+    """
+
+    store: Store
+    store_url: str
+    keys: Keys
+    root: Root
+    node: str
+    gate: Gate
+    say: Say
+    keep: int = 3
+    backlog: int = 1
+    group: str | None = None
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    owner: Owner | None = field(default=None, init=False)
+    record: Record | None = field(default=None, init=False)
+    restored: Committed | None = field(default=None, init=False)
+    pushing: Pin | None = field(default=None, init=False)
+    commits: list[Committed] = field(default_factory=list, init=False)
+
+    # ---- begin
+
+    async def begin(self, *, writer_alive: bool = False, end_writer: EndWriter | None = None) -> Begun:
+        """Go on with the disk's attempt, or claim, restore and record (with the disk's lock held).
+
+        `writer_alive`: a trainer is at work here. If its attempt goes on, nothing local is moved under it; otherwise
+        `end_writer` is awaited first. Raises `Superseded`, `AlreadyDone`.
+        """
+        if (await standing(self.store, self.keys)).done:
+            raise AlreadyDone
+        path = self.root.path
+        found = await disk.resolve(self.store, self.keys, self.store_url, disk.read_note(path), identity(path))
+        if writer_alive and end_writer and not isinstance(found, disk.GoOn):
+            await end_writer()
+            writer_alive = False
+        if isinstance(found, disk.Overtaken):
+            why = f"attempt {found.newest} has taken over from this disk's attempt {found.attempt}"
+            if not found.again:
+                await self.overtaken(why)
+            if await at_work(self.store, self.keys, found.newest, self.now()):
+                raise Superseded(f"{why}, and is at work; start again when it is silent, or end it")
+            found = disk.ClaimAnew(f"attempt {found.newest} had taken over, and is silent")
+        if isinstance(found, disk.GoOn):
+            return await self._go_on(found, writer_alive=writer_alive)
+        return await self._claim_anew(found.why)
+
+    async def overtaken(self, why: str) -> None:
+        """This disk is a zombie's: set its checkpoints aside, remember it, and raise `Superseded`.
+
+        The trainer must have been stopped before.
+        """
+        path = self.root.path
+        note = disk.read_note(path)
+        moved = await self.root.set_aside(lambda seen: True)
+        await self.root.clear_pins()
+        if note:
+            owner = Owner(Keys(note.task), note.attempt, note.nonce)
+            disk.write_note(path, note.store, owner, superseded=True)
+        self.say("superseded", why=why, set_aside=moved)
+        raise Superseded(f"{why}; its checkpoints are in {self.root.place.quarantine}, nothing more is pushed")
+
+    async def _go_on(self, found: disk.GoOn, *, writer_alive: bool) -> Begun:
+        self.owner, self.record, self.commits = found.owner, found.record, list(found.commits)
+        used, begun = await disk.names_in_use(self.store, self.owner, found.commits)
+        await self.root.take_up(used)
+        self._open_pusher(used | {pin.commit for pin in self.root.waiting if pin.commit}, begun)
+        if not writer_alive:
+            await self.root.set_aside_torn()
+        await self._recognise()
+        newest = await self.root.newest(writer_gone=not writer_alive)
+        if newest is None and not writer_alive:
+            return await self._restore_again()
+        return self._begun(
+            newest.name if newest else None, newest.verdict.step if newest else None, "same disk, same attempt"
+        )
+
+    async def _restore_again(self) -> Begun:
+        """The disk lost its checkpoints, but not its attempt: fetch the newest that was committed or restored."""
+        assert self.owner
+        choice = Choice((), self.owner.attempt, tuple(dict.fromkeys(self.line)), ())
+        _, restored, _ = await restore_newest(self.store, self.keys, choice, self._fetch)
+        self._note_restored(restored)
+        manifest = restored.manifest if restored else None
+        return self._begun(
+            manifest.name if manifest else None, manifest.step if manifest else None, "same attempt, fetched again"
+        )
+
+    def _begun(self, name: str | None, step: int | None, how: str) -> Begun:
+        assert self.owner
+        self.say("attempt_begun", attempt=self.owner.attempt, checkpoint=name, step=step, how=how)
+        return Begun(self.owner.attempt, name, step, how)
+
+    async def _claim_anew(self, why: str) -> Begun:
+        self.owner = await claim(self.store, self.keys, node=self.node, now=self.now(), group=self.group)
+        await asyncio.to_thread(disk.write_note, self.root.path, self.store_url, self.owner)
+        self.say("attempt_claimed", attempt=self.owner.attempt, why=why)
+        await self.root.clear_pins()
+        started = await start(self.store, self.owner, self._fetch)
+        self.record = started.record
+        for skipped in started.skipped:
+            self.say("checkpoint_damaged", key=skipped.key, why=skipped.why)
+        self._open_pusher(set(), set())
+        self._note_restored(started.restored)
+        if started.restored:
+            manifest = started.restored.manifest
+            await self.root.set_aside(lambda seen: seen.name != manifest.name)
+            return self._begun(manifest.name, manifest.step, f"restored {started.restored.item}")
+        await self.root.set_aside_torn()
+        newest = await self.root.newest(writer_gone=True)
+        if newest:
+            return self._begun(newest.name, newest.verdict.step, "a checkpoint that was here already")
+        return self._begun(None, None, "from zero")
+
+    def _open_pusher(self, used: set[str], begun: set[str]) -> None:
+        assert self.owner
+        number = max((found.manifest.number for found in self.commits), default=0)
+        self.pusher = Pusher(self.store, self.owner, self.gate, number=number, used=used, begun=begun)
+
+    async def _fetch(self, found: Committed) -> None:
+        began, manifest = self.monotonic(), found.manifest
+        self.say("restoring", checkpoint=manifest.name, step=manifest.step, bytes=manifest.bytes)
+        await fetch(self.store, self.keys, found, self.root.place, self.gate)
+        self.say("restored", checkpoint=manifest.name, bytes=manifest.bytes, seconds=round(self.monotonic() - began, 3))
+
+    def _note_restored(self, found: Committed | None) -> None:
+        self.restored = found
+        if found is None:
+            return
+        if any(entry.path == "_SUCCESS" for entry in found.manifest.files):
+            self.root.families.add(family(found.manifest.name))
+        for seen in self.root.scan_now():
+            if seen.name == found.manifest.name:
+                self.root.known[seen.name] = seen.fingerprint
+
+    async def _recognise(self) -> None:
+        """Which local checkpoints are stored already: compared byte for byte, for there is no local database.
+
+        One that is neither, but older than the newest commit and not ahead of it in steps, was skipped: pushed now, it
+        would be the newest by its number.
+        """
+        assert self.owner and self.record
+        stored = {found.manifest.name: found for found in self.commits}
+        for item in self.record.items(self.keys.record(self.owner.attempt))[:1]:
+            older = await read_commits(self.store, self.keys, item.attempt)
+            self.restored = next((found for found in older.good if found.item == item), None)
+        if self.restored:
+            stored.setdefault(self.restored.manifest.name, self.restored)
+        newest = self.newest.manifest if self.newest else None
+        for seen in await self.root.scan():
+            twin = stored.get(seen.name)
+            same = twin is not None and await asyncio.to_thread(holds, self.root.path / seen.name, twin.manifest)
+            late = newest and seen.written / 1e9 <= newest.time and (seen.verdict.step or 0) <= (newest.step or 0)
+            if same or (late and seen.verdict.state in (State.COMPLETE, State.QUIET)):
+                self.root.known[seen.name] = seen.fingerprint
+
+    # ---- push
+
+    async def push_next(self) -> Committed | None:
+        """Push the next waiting checkpoint; those that it supersedes are let go. None where nothing was committed."""
+        pin, dropped = triage(self.root.waiting, self.backlog)
+        for old in dropped:
+            await self.root.let_go(old)
+            self.say("checkpoint_skipped", checkpoint=old.name, step=old.step, why="a newer one waits")
+        if pin is None:
+            return None
+        self.root.waiting.remove(pin)
+        return await self._push(pin)
+
+    async def _push(self, pin: Pin) -> Committed | None:
+        began = self.monotonic()
+        self.pushing = pin
+        try:
+            found = await self.pusher.push(pin, self._assign)
+        except Torn as error:
+            self.root.known.pop(pin.name, None)
+            self.say("checkpoint_torn", checkpoint=pin.name, why=str(error))
+            await self.root.let_go(pin)
+            return None
+        except asyncio.CancelledError:
+            self.root.waiting.insert(0, self.pushing)  # with the name that was assigned meanwhile
+            raise
+        finally:
+            self.pushing = None
+        self.commits.append(found)
+        await self.root.let_go(pin)
+        manifest = found.manifest
+        self.say(
+            "checkpoint_committed",
+            checkpoint=pin.name,
+            commit=manifest.commit,
+            number=manifest.number,
+            step=manifest.step,
+            bytes=manifest.bytes,
+            seconds=round(self.monotonic() - began, 3),
+        )
+        return found
+
+    def _assign(self, pin: Pin, commit: str) -> Pin:
+        self.pushing = self.root.pins.assign(pin, commit)
+        return self.pushing
+
+    @property
+    def line(self) -> list[LineItem]:
+        """Own commits, newest first, then the recorded line."""
+        assert self.owner and self.record
+        own = [found.item for found in reversed(self.commits) if not is_final(found.commit)]
+        return own + list(self.record.items(self.keys.record(self.owner.attempt)))
+
+    @property
+    def newest(self) -> Committed | None:
+        """The newest durable checkpoint: the last commit, else what was restored."""
+        own = [found for found in self.commits if not is_final(found.commit)]
+        return own[-1] if own else self.restored
+
+    async def clean_up(self) -> int:
+        """Retention: to be called after a commit. Returns the objects deleted. Raises `Superseded`, `AlreadyDone`."""
+        assert self.owner
+        steps = await retain.plan(self.store, self.owner, self.line, self.keep)
+        await retain.carry_out(self.store, steps)
+        if steps:
+            self.say("deleted", objects=len(steps))
+        return len(steps)
+
+    # ---- finish
+
+    async def finish(self) -> Done:
+        """The trainer has finished: push what waits and `final/`, then name the result for good."""
+        assert self.owner
+        await self.root.look(writer_gone=True)
+        while self.root.waiting:
+            await self.push_next()
+        result = await self._push_final() or self.newest
+        step = self.newest.manifest.step if self.newest else None
+        done = await finish(self.store, self.owner, result, step, self.now())
+        self.say("task_done", attempt=done.attempt, result=done.result, ours=done.nonce == self.owner.nonce)
+        return done
+
+    async def _push_final(self) -> Committed | None:
+        stored = [found for found in self.commits if is_final(found.commit)]
+        while True:
+            seen = await self.root.final()
+            if seen is None:
+                return None
+            if seen.verdict.state is State.TORN:
+                self.say("checkpoint_torn", checkpoint=FINAL, why=seen.verdict.reason)
+                return None
+            same = bool(stored) and await asyncio.to_thread(holds, self.root.path / FINAL, stored[-1].manifest)
+            if same:
+                return stored[-1]
+            pin = await self.root.pin(seen)
+            if pin is None:
+                return None
+            self.root.waiting.remove(pin)
+            if found := await self._push(pin):
+                return found

@@ -1,0 +1,1 @@
+"""The disk: watching, scanning, completion, pins, staging, safe opening of names."""

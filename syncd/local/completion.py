@@ -1,0 +1,163 @@
+"""When a directory is a finished checkpoint: the core's completion rules, and how rules are asked."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from syncd.errors import Torn
+from syncd.local.tree import Files
+from syncd.model.names import step_of
+
+
+class State(Enum):
+    """What a rule says of a directory."""
+
+    OTHER = "other"
+    """Not this rule's business."""
+    TORN = "torn"
+    """A checkpoint of this kind, not finished (or never to be)."""
+    QUIET = "quiet"
+    """Finished if nobody writes any more: complete once unchanged for `SYNCD_QUIET` seconds, or its writer is gone."""
+    COMPLETE = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A rule's answer; `reason` is for people."""
+
+    state: State
+    reason: str = ""
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A directory as rules see it: its relative path, all files below it, and a bounded reader.
+
+    `read(path, limit)` gives up to `limit` bytes of a file; raises OSError or `Torn`.
+    `marked`: whether a directory of the same family carries a marker; then only a marker counts.
+    """
+
+    name: str
+    files: Files
+    read: Callable[[str, int], bytes]
+    marked: bool = False
+
+
+class Rule(Protocol):
+    """A completion rule. `judge` only looks: it is called again and again, in a thread."""
+
+    @property
+    def name(self) -> str: ...
+
+    def judge(self, view: View) -> Verdict: ...
+
+
+OTHER = Verdict(State.OTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkerRule:
+    """The plain rule: a marker that the writer creates last."""
+
+    name: str = "_SUCCESS"
+    markers: tuple[str, ...] = ("_SUCCESS", "_ELASTIC_SUCCESS")
+
+    def judge(self, view: View) -> Verdict:
+        for marker in self.markers:
+            if marker in view.files:
+                return Verdict(State.COMPLETE, f"has {marker}", step_of(view.name))
+        if view.marked:
+            return Verdict(State.TORN, f"no {self.name}, which others of its kind have", step_of(view.name))
+        return OTHER
+
+
+SENTINEL = "checkpoint-is-incomplete.txt"
+_TEMPORARY = re.compile(r"(^|/)(\.tmp[^/]*|[^/]*\.(tmp|part|incomplete)|tmp-checkpoint[^/]*)$")
+_RANK = re.compile(r"rng_state_(\d+)\.pth")
+_MOST_JSON = 256 << 20
+
+
+class HuggingFaceRule:
+    """`checkpoint-N` of the Hugging Face Trainer (TRL, Unsloth, Axolotl) without our callback.
+
+    trainer_state.json is written last by rank 0, but other ranks write their rng_state at any time and nothing is
+    fsynced: so structure, then quiet. (transformers 5.23 `Trainer._save_checkpoint`.)
+    """
+
+    name = "hf"
+
+    def judge(self, view: View) -> Verdict:
+        found = re.fullmatch(r"(?:.*/)?checkpoint-(\d+)", view.name)
+        if not found:
+            return OTHER
+        step = int(found[1])
+        try:
+            missing = self._missing(view, step)
+        except (OSError, Torn, ValueError, RecursionError) as error:
+            missing = f"unreadable: {error}"
+        return Verdict(State.TORN, missing, step) if missing else Verdict(State.QUIET, "whole by structure", step)
+
+    def _missing(self, view: View, step: int) -> str | None:
+        if SENTINEL in view.files:
+            return f"{SENTINEL} is there"
+        if view.marked:
+            return "no _SUCCESS, which others of its kind have"
+        if temporary := next((path for path in view.files if _TEMPORARY.search(path)), None):
+            return f"{temporary} is being written"
+        if "trainer_state.json" not in view.files:
+            return "no trainer_state.json"
+        state = json.loads(view.read("trainer_state.json", _MOST_JSON))
+        if not isinstance(state, dict) or state.get("global_step") != step:
+            return f"trainer_state.json is not of step {step}"
+        return self._missing_shards(view) or self._missing_ranks(view)
+
+    def _missing_shards(self, view: View) -> str | None:
+        for path, each in view.files.items():
+            folder = path.rpartition("/")[0]
+            if path.endswith(".index.json"):
+                named = set(json.loads(view.read(path, _MOST_JSON))["weight_map"].values())
+                for shard in sorted(named):
+                    if (f"{folder}/{shard}" if folder else shard) not in view.files:
+                        return f"{shard}, named by {path}, is missing"
+            elif path.endswith(".safetensors") and (expected := safetensors_size(view, path)) != each.size:
+                return f"{path} has {each.size} bytes, its header says {expected}"
+        return None
+
+    def _missing_ranks(self, view: View) -> str | None:
+        ranks = {int(found[1]) for path in view.files if (found := _RANK.fullmatch(path))}
+        gap = next((rank for rank in range(max(ranks, default=-1) + 1) if rank not in ranks), None)
+        if gap is not None:
+            return f"rng_state_{gap}.pth is missing"
+        return None
+
+
+def safetensors_size(view: View, path: str) -> int:
+    """Bytes that a safetensors file has, by its header; raises ValueError for a header that is none.
+
+    Format: 8 bytes little-endian length, JSON header, tensors; https://huggingface.co/docs/safetensors#format
+    """
+    length = int.from_bytes(view.read(path, 8), "little")
+    if not 2 <= length <= 100 << 20:
+        raise ValueError(f"{path}: no safetensors header")
+    header = json.loads(view.read(path, 8 + length)[8:])
+    ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)
+
+
+CORE_RULES: tuple[Rule, ...] = (MarkerRule(), HuggingFaceRule())
+
+
+def judge(view: View, rules: Sequence[Rule]) -> tuple[Verdict, str]:
+    """The most favourable verdict with its rule's name: a complete beats a quiet beats a torn.
+
+    A sentinel that says "incomplete" beats them all: a marker may be left over from the save before.
+    """
+    if SENTINEL in view.files:
+        return Verdict(State.TORN, f"{SENTINEL} is there", step_of(view.name)), "sentinel"
+    order = [State.OTHER, State.TORN, State.QUIET, State.COMPLETE]
+    answers = [(rule.judge(view), rule.name) for rule in rules]
+    return max(answers, key=lambda answer: order.index(answer[0].state), default=(OTHER, ""))

@@ -1,0 +1,67 @@
+"""Sums of file content: CRC-64/NVME, whole and by range.
+
+CRC-64/NVME because it runs at memory speed (about 20 GB/s, SHA-256 1.8), S3 knows it as a full-object checksum, and
+the whole's value follows from the ranges' without reading twice. Against tampering it proves nothing.
+"""
+
+import os
+
+from awscrt import checksums
+
+from syncd.errors import Torn
+from syncd.model.checkpoint import FileSum, ranges
+
+WINDOW = 1 << 20
+"""Bytes read at a time: small enough to stay in cache, large enough that the calls cost nothing."""
+
+
+def spell(crc: int) -> str:
+    """`crc64nvme:<16 hex digits>`, big-endian as S3 writes it."""
+    return f"crc64nvme:{crc:016x}"
+
+
+def crc_of(digest: str) -> int:
+    """The number in `crc64nvme:…`; raises ValueError for another algorithm."""
+    algorithm, _, value = digest.partition(":")
+    if algorithm != "crc64nvme":
+        raise ValueError(f"{algorithm} is not known to this version")
+    return int(value, 16)
+
+
+def _combine(parts: list[tuple[int, int]]) -> FileSum:
+    """A file's sum from its ranges' `(crc, length)`."""
+    whole = parts[0][0]
+    for crc, length in parts[1:]:
+        whole = checksums.combine_crc64nvme(whole, crc, length)
+    return FileSum(spell(whole), tuple(spell(crc) for crc, _ in parts) if len(parts) > 1 else ())
+
+
+def crc_range(fd: int, offset: int, length: int) -> int:
+    """CRC-64/NVME of a range of an open file. Blocks. Raises `Torn` when the file ends within it."""
+    crc = 0
+    while length:
+        data = os.pread(fd, min(length, WINDOW), offset)
+        if not data:
+            raise Torn(f"the file ended at byte {offset}, expected {length} more")
+        crc = checksums.crc64nvme(data, crc)
+        offset += len(data)
+        length -= len(data)
+    return crc
+
+
+def sum_file(fd: int, size: int) -> FileSum:
+    """Sums of an open file of `size` bytes. Blocks for the whole file; raises `Torn` when it is shorter."""
+    return _combine([(crc_range(fd, offset, length), length) for offset, length in ranges(size)])
+
+
+def sum_bytes(data: bytes) -> FileSum:
+    """Sums of bytes in memory."""
+    view = memoryview(data)
+    return _combine(
+        [(checksums.crc64nvme(view[offset : offset + length]), length) for offset, length in ranges(len(data))]
+    )
+
+
+def matches(data: bytes, digest: str) -> bool:
+    """Whether these bytes have this digest; raises ValueError for an algorithm that this version does not know."""
+    return bool(checksums.crc64nvme(data) == crc_of(digest))

@@ -1,0 +1,179 @@
+"""Pins: hard-linked copies of finished checkpoints, which the trainer's own rotation cannot delete under an upload.
+
+`.syncd/pins/000012/files/…` are the links, `pin.json` beside them is written last: a pin without it was never whole.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from msgspec import Struct
+
+from syncd.errors import Corrupt, Refused, Torn
+from syncd.local.scan import Seen
+from syncd.local.tree import OWN, Files, Identity, open_beneath, opened, sync_dir
+from syncd.model import canonical
+from syncd.model.names import check_checkpoint_name, check_path
+
+NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+
+
+class _Identity(Struct, frozen=True):
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    mode: int
+
+
+class _Note(Struct, frozen=True, kw_only=True):
+    """pin.json: what was pinned, and the name in the store once bytes were sent under it."""
+
+    name: str
+    step: int | None
+    rule: str
+    written: int
+    linked: bool
+    commit: str | None = None
+    files: dict[str, _Identity]
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One pinned checkpoint. `base` is where its files are opened: the links, or (no hard links here) the place itself."""
+
+    number: int
+    path: Path
+    base: Path
+    name: str
+    step: int | None
+    rule: str
+    written: int
+    files: Mapping[str, Identity]
+    commit: str | None
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.size for each in self.files.values())
+
+    def open(self, path: str) -> int:
+        """Open one of its files and see that it is what was pinned. Raises `Torn`. Blocks."""
+        try:
+            with opened(self.base) as base:
+                fd = open_beneath(base, path)
+        except OSError as error:
+            raise Torn(f"{self.name}/{path}: {error.strerror}") from None
+        if not Identity.of(os.fstat(fd)).same_content(self.files[path]):
+            os.close(fd)
+            raise Torn(f"{self.name}/{path} was written to after it was finished")
+        return fd
+
+
+class Pins:
+    """All pins below a root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / OWN / "pins"
+
+    def load(self) -> list[Pin]:
+        """The pins that an earlier daemon left, oldest first; unfinished and changed ones are removed. Blocks."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        found = []
+        for path in sorted(self.home.iterdir()):
+            pin = self._read(path)
+            if pin:
+                found.append(pin)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        return found
+
+    def take(self, seen: Seen) -> Pin:
+        """Pin a finished checkpoint. Raises `Torn` when it changes meanwhile, `Refused` for what is never carried (I9)."""
+        check(seen.name, seen.files)
+        number = 1 + max((int(path.name) for path in self.home.iterdir() if path.name.isdigit()), default=0)
+        path = self.home / f"{number:06d}"
+        (path / "files").mkdir(parents=True)
+        try:
+            linked = self._link(seen, path / "files")
+            base = path / "files" if linked else self.root / seen.name
+            pin = Pin(number, path, base, seen.name, seen.verdict.step, seen.rule, seen.written, seen.files, None)
+            for name in seen.files:
+                os.close(pin.open(name))
+            self._write(pin)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        return pin
+
+    def assign(self, pin: Pin, commit: str) -> Pin:
+        """Note, before the first byte is sent, the name that this pin is stored under: no other bytes ever get it."""
+        assigned = replace(pin, commit=commit)
+        self._write(assigned)
+        return assigned
+
+    def drop(self, pin: Pin) -> None:
+        """Let go of a pin: its note first, so that a half-removed one is never taken for whole."""
+        (pin.path / "pin.json").unlink(missing_ok=True)
+        shutil.rmtree(pin.path, ignore_errors=True)
+
+    def _link(self, seen: Seen, to: Path) -> bool:
+        """Hard-link every file; False where this file system or its owner forbids links."""
+        with opened(self.root) as root, opened(to) as target:
+            for path in seen.files:
+                if "/" in path:
+                    (to / path).parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(f"{seen.name}/{path}", path, src_dir_fd=root, dst_dir_fd=target, follow_symlinks=False)
+                except FileNotFoundError:
+                    raise Torn(f"{seen.name}/{path} went away while it was pinned") from None
+                except OSError as error:
+                    if error.errno in NO_LINKS:
+                        shutil.rmtree(to)
+                        return False
+                    raise
+        return True
+
+    def _write(self, pin: Pin) -> None:
+        files = {
+            path: _Identity(each.dev, each.ino, each.size, each.mtime_ns, each.mode) for path, each in pin.files.items()
+        }
+        note = _Note(
+            name=pin.name, step=pin.step, rule=pin.rule, written=pin.written,
+            linked=pin.base == pin.path / "files", commit=pin.commit, files=files,
+        )  # fmt: skip
+        temp = pin.path / "pin.json.tmp"
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(canonical.encode(note))
+            file.flush()
+            os.fsync(fd)
+        temp.replace(pin.path / "pin.json")
+        sync_dir(pin.path)
+
+    def _read(self, path: Path) -> Pin | None:
+        try:
+            note = canonical.decode((path / "pin.json").read_bytes(), _Note, str(path))
+            files = {name: Identity(e.dev, e.ino, e.size, e.mtime_ns, 0, e.mode) for name, e in note.files.items()}
+            check(note.name, files)
+            base = path / "files" if note.linked else self.root / note.name
+            pin = Pin(int(path.name), path, base, note.name, note.step, note.rule, note.written, files, note.commit)
+            for name in files:
+                os.close(pin.open(name))
+        except (OSError, ValueError, Corrupt, Refused, Torn):
+            return None
+        return pin
+
+
+def check(name: str, files: Files) -> None:
+    """Raise `Refused` for names and kinds of files that are never carried."""
+    check_checkpoint_name(name, name)
+    for path, each in files.items():
+        check_path(path, name)
+        if not each.regular:
+            raise Refused(
+                f"{name}/{path} is no regular file (a link, device, socket or pipe); nothing of {name} is pushed"
+            )

@@ -1,0 +1,71 @@
+"""Putting directories in their place: staging a restore, setting aside what must not be resumed."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from syncd.errors import ConfigError
+from syncd.local.tree import OWN, sync_dir, sync_tree
+
+SET_ASIDE = 4
+"""Directories kept in quarantine: enough to look into what happened, bounded so that they never fill the disk."""
+
+
+class Place:
+    """The daemon's own directory `root/.syncd/` and the moves between it and the root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.own = root / OWN
+        self.staging = self.own / "staging"
+        self.quarantine = self.own / "quarantine"
+
+    def prepare(self) -> None:
+        """Make `.syncd/` and clear what an interrupted restore left. Raises `ConfigError`."""
+        if not self.root.is_dir():
+            what = "is no directory" if self.root.exists() else "does not exist"
+            raise ConfigError(f"SYNCD_ROOT={self.root} {what}; name the directory that the trainer writes into")
+        try:
+            os.listdir(self.root)
+            self.own.mkdir(exist_ok=True, mode=0o700)
+            shutil.rmtree(self.staging, ignore_errors=True)
+            self.staging.mkdir()
+            self.quarantine.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename}: {error.strerror}; syncd needs to read and write SYNCD_ROOT={self.root}"
+            ) from None
+
+    def new_staging(self) -> Path:
+        """An empty directory to restore into."""
+        path = self.staging / f"{time.monotonic_ns():x}"
+        path.mkdir(mode=0o700)
+        return path
+
+    def put_in_place(self, staged: Path, name: str) -> Path:
+        """Give a whole, verified tree its name: fsync, set aside what bears the name, rename (I5). Blocks."""
+        sync_tree(staged) if staged.is_dir() else None
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() or target.is_symlink():
+            self.set_aside([name])
+        staged.chmod(0o755)
+        staged.rename(target)
+        sync_dir(target.parent)
+        return target
+
+    def set_aside(self, names: Iterable[str]) -> list[Path]:
+        """Move directories out of the trainer's sight, into quarantine; the newest `SET_ASIDE` are kept. Blocks."""
+        self.quarantine.mkdir(parents=True, exist_ok=True)
+        moved = []
+        for name in names:
+            to = self.quarantine / f"{time.time_ns():020d}-{name.replace('/', '_')[:200]}"
+            (self.root / name).rename(to)
+            moved.append(to)
+        if moved:
+            sync_dir(self.root)
+        for old in sorted(self.quarantine.iterdir())[:-SET_ASIDE]:
+            shutil.rmtree(old, ignore_errors=True)
+        return moved

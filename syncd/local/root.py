@@ -1,0 +1,157 @@
+"""The checkpoints under one root: seen, pinned, waiting, set aside. Knows no store."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from syncd.errors import Refused, Torn
+from syncd.local.completion import CORE_RULES, Rule, State, Verdict
+from syncd.local.pins import Pin, Pins
+from syncd.local.place import Place
+from syncd.local.scan import Seen, scan
+from syncd.local.tree import Fingerprint, files_below, fingerprint, opened
+from syncd.model.event import Say
+from syncd.model.names import FINAL, family
+
+
+class Root:
+    """One watched directory. Used by one task at a time; what blocks runs in threads."""
+
+    def __init__(
+        self,
+        path: Path,
+        say: Say,
+        *,
+        globs: Sequence[str] = ("*",),
+        rules: Sequence[Rule] = CORE_RULES,
+        quiet: float = 10.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`globs` choose checkpoints by relative name; `quiet`: seconds unchanged that stand for a missing marker."""
+        self.path, self.say, self.globs, self.rules, self.quiet = path, say, globs, rules, quiet
+        self.place = Place(path)
+        self.pins = Pins(path)
+        self.waiting: list[Pin] = []
+        """Pinned and not yet pushed, in the order in which they were seen: clocks jump, discovery does not."""
+        self.known: dict[str, Fingerprint] = {}
+        """Content that is pinned, stored or refused already: the same is not taken again."""
+        self.families: set[str] = set()
+        self._unchanged: dict[str, tuple[Fingerprint, float]] = {}
+        self._monotonic = monotonic
+
+    def scan_now(self) -> list[Seen]:
+        """What is there, by the rules, oldest save first. Blocks."""
+        return scan(self.path, self.rules, self.globs, frozenset(self.families))
+
+    async def scan(self) -> list[Seen]:
+        return await asyncio.to_thread(self.scan_now)
+
+    async def look(self, *, writer_gone: bool = False) -> list[Pin]:
+        """Scan, and pin what is newly complete. `writer_gone`: nobody writes, so quiet need not be waited for."""
+        new = []
+        for seen in await self.scan():
+            if seen.verdict.state is State.COMPLETE and seen.rule == "_SUCCESS":
+                self.families.add(family(seen.name))
+            if seen.name == FINAL or self.known.get(seen.name) == seen.fingerprint:
+                continue
+            if self._ready(seen, writer_gone) and (pin := await self.pin(seen)):
+                new.append(pin)
+        return new
+
+    def _ready(self, seen: Seen, writer_gone: bool) -> bool:
+        if seen.complete(writer_gone=writer_gone):
+            return True
+        if seen.verdict.state is not State.QUIET:
+            self._unchanged.pop(seen.name, None)
+            return False
+        before, since = self._unchanged.get(seen.name, (None, 0.0))
+        if before != seen.fingerprint:
+            self._unchanged[seen.name] = (seen.fingerprint, self._monotonic())
+            return False
+        return self._monotonic() - since >= self.quiet
+
+    @property
+    def settling(self) -> bool:
+        """Whether something is whole by structure and only has to stay quiet."""
+        return bool(self._unchanged)
+
+    async def pin(self, seen: Seen) -> Pin | None:
+        """Pin what was seen and let it wait; None, and told, when it cannot be."""
+        try:
+            pin = await asyncio.to_thread(self.pins.take, seen)
+        except Torn:
+            return None  # it moved while we looked: the next look sees it as it then is
+        except Refused as error:
+            self.known[seen.name] = seen.fingerprint
+            self.say("checkpoint_refused", checkpoint=seen.name, why=str(error))
+            return None
+        except OSError as error:
+            self.say("checkpoint_unreadable", checkpoint=seen.name, why=str(error))
+            return None
+        for old in [each for each in self.waiting if each.name == seen.name]:
+            await self.let_go(old)
+        self.known[seen.name] = seen.fingerprint
+        self._unchanged.pop(seen.name, None)
+        self.waiting.append(pin)
+        self.say(
+            "checkpoint_seen",
+            checkpoint=pin.name,
+            step=pin.step,
+            bytes=pin.bytes,
+            files=len(pin.files),
+            rule=pin.rule,
+            waited=round(max(0.0, time.time() - seen.written / 1e9), 3),
+        )
+        return pin
+
+    async def let_go(self, pin: Pin) -> None:
+        """Unpin; the trainer's own copy stays."""
+        if pin in self.waiting:
+            self.waiting.remove(pin)
+        await asyncio.to_thread(self.pins.drop, pin)
+
+    async def take_up(self, stored: set[str]) -> None:
+        """Go on with the pins that an earlier daemon left, but for those whose commit is stored already."""
+        for pin in await asyncio.to_thread(self.pins.load):
+            self.known[pin.name] = fingerprint(pin.files)
+            if pin.commit in stored:
+                await self.let_go(pin)
+            else:
+                self.waiting.append(pin)
+
+    async def clear_pins(self) -> None:
+        """Let go of every pin: they belong to another attempt."""
+        for pin in await asyncio.to_thread(self.pins.load):
+            await self.let_go(pin)
+
+    async def newest(self, *, writer_gone: bool) -> Seen | None:
+        """The newest complete checkpoint: what a trainer that starts now will resume."""
+        seen = [each for each in await self.scan() if each.complete(writer_gone=writer_gone) and each.name != FINAL]
+        return max(seen, key=lambda each: (each.verdict.step or 0, each.written), default=None)
+
+    async def set_aside_torn(self) -> list[str]:
+        """Move torn checkpoints out of the trainer's way: an unchanged `resume_from_checkpoint=True` would pick them."""
+        moved = await self.set_aside(lambda seen: seen.verdict.state is State.TORN and seen.name != FINAL)
+        if moved:
+            self.say("torn_set_aside", checkpoints=moved)
+        return moved
+
+    async def set_aside(self, which: Callable[[Seen], bool]) -> list[str]:
+        """Move into quarantine what is chosen; returns the names."""
+        names = [seen.name for seen in await self.scan() if which(seen)]
+        for name in names:
+            self.known.pop(name, None)
+        await asyncio.to_thread(self.place.set_aside, names)
+        return names
+
+    async def final(self) -> Seen | None:
+        """`final/`, whatever the rules say but torn: its writer ended with 0, which is a marker of its own."""
+        return await asyncio.to_thread(self._final)
+
+    def _final(self) -> Seen | None:
+        found = next((each for each in self.scan_now() if each.name == FINAL), None)
+        if found is None and (self.path / FINAL).is_dir() and not (self.path / FINAL).is_symlink():
+            with opened(self.path / FINAL) as base:
+                found = Seen(FINAL, Verdict(State.COMPLETE, "the trainer ended with 0"), "exit", files_below(base))
+        return found if found and found.files else None

@@ -1,0 +1,88 @@
+"""Finding checkpoints under the root: what is there now, by the rules. Events only nudge; this is the truth."""
+
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.local.completion import Rule, State, Verdict, View, judge
+from syncd.local.tree import OWN, Files, Fingerprint, Identity, fingerprint, look_below, opened, read_small
+from syncd.model.names import FINAL, family
+
+MARKERS = ("/_SUCCESS", "/_ELASTIC_SUCCESS")
+DEPTH = 3
+"""Components of a checkpoint's name at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A directory that a rule takes for a checkpoint, whole or not."""
+
+    name: str
+    verdict: Verdict
+    rule: str
+    files: Files
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.size for each in self.files.values())
+
+    @property
+    def written(self) -> int:
+        """When the last of its files was written, ns since the epoch: the order of saves."""
+        return max((each.mtime_ns for each in self.files.values()), default=0)
+
+    def complete(self, *, writer_gone: bool = False) -> bool:
+        """Whether it may be committed; where quiet is asked for, a dead writer is quiet enough."""
+        return self.verdict.state is State.COMPLETE or (writer_gone and self.verdict.state is State.QUIET)
+
+
+def scan(
+    root: Path, rules: Sequence[Rule], globs: Sequence[str] = ("*",), families: frozenset[str] = frozenset()
+) -> list[Seen]:
+    """Every checkpoint-like directory at depth 1 to `DEPTH`, outermost only, oldest save first. Blocks.
+
+    `globs` choose by relative name; `families` are kinds of names that are known to carry markers (earlier scans,
+    earlier commits), beside those that this look finds.
+    """
+    with opened(root) as base:
+        files, directories = look_below(base)
+        marked = families | {family(path.rpartition("/")[0]) for path in files if path.endswith(MARKERS)}
+
+        def look(name: str, inside: Files) -> Seen:
+            view = View(
+                name, inside, lambda path, limit: read_small(base, f"{name}/{path}", limit), family(name) in marked
+            )
+            verdict, rule = judge(view, rules)
+            return Seen(name, verdict, rule, inside)
+
+        seen = list(_outermost(files, directories, globs, look))
+    return sorted(seen, key=lambda each: (each.written, each.verdict.step or 0, each.name))
+
+
+def _outermost(
+    files: Files, directories: Set[str], globs: Sequence[str], look: Callable[[str, Files], Seen]
+) -> Iterator[Seen]:
+    inside: dict[str, dict[str, Identity]] = {
+        name: {} for name in directories if name.count("/") < DEPTH and name != OWN
+    }
+    for path, each in files.items():
+        parts = path.split("/")
+        for depth in range(1, min(DEPTH, len(parts) - 1) + 1):
+            inside["/".join(parts[:depth])]["/".join(parts[depth:])] = each
+    taken: list[str] = []
+    for name in sorted(inside):  # a parent comes before what is in it
+        if any(name.startswith(outer + "/") for outer in taken) or not _wanted(name, globs):
+            continue
+        found = look(name, inside[name])
+        if found.verdict.state is not State.OTHER:
+            taken.append(name)
+            yield found
+
+
+def _wanted(name: str, globs: Sequence[str]) -> bool:
+    return name == FINAL or any(fnmatch.fnmatchcase(name, glob) for glob in globs)

@@ -1,0 +1,117 @@
+"""An attempt as the store knows it: its claim, the line it really resumed, and the result."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from syncd.errors import Corrupt, Refused
+from syncd.model import canonical
+from syncd.model.keys import attempt_name, attempt_number
+from syncd.model.names import check_checkpoint_name
+
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{16,64}$")]
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """`attempt.json`: who owns the attempt. No parent: none is chosen yet. `time` in seconds since the epoch."""
+
+    version: Literal[1] = 1
+    task: str
+    attempt: Annotated[int, Meta(ge=1)]
+    node: str
+    nonce: Nonce
+    time: float
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LineItem:
+    """One checkpoint of a line: where it is committed, and the digest of its manifest."""
+
+    attempt: int
+    commit: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{attempt_name(self.attempt)}/{self.commit} {self.digest}"
+
+
+_ITEM = re.compile(r"(attempt-\d+)/(.+) ([a-z0-9]+:[0-9a-f]+)", re.DOTALL)
+
+
+def parse_item(text: str, where: str) -> LineItem:
+    """`attempt-0001/checkpoint-400 sha256:…`; raises `Corrupt` for anything else."""
+    found = _ITEM.fullmatch(text)
+    number = attempt_number(found[1]) if found else None
+    if not found or number is None:
+        raise Corrupt(f"{where}: {text[:120]!r} is not 'attempt-0001/name digest'")
+    try:
+        return LineItem(number, check_checkpoint_name(found[2], where), found[3])
+    except Refused as error:
+        raise Corrupt(str(error)) from None
+
+
+class Skipped(Struct, frozen=True):
+    """A checkpoint that a record leaves out for good, and why."""
+
+    key: str
+    why: str
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """`resume.json`: what was really restored, then the older fallbacks in the order in which they would be tried.
+
+    Its create-only put is where the attempt takes over. An empty line is a start from zero.
+    """
+
+    version: Literal[1] = 1
+    line: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    why: str | None = None
+    nonce: Nonce
+
+    def items(self, where: str) -> tuple[LineItem, ...]:
+        """The line, parsed; raises `Corrupt`."""
+        return tuple(parse_item(text, where) for text in self.line)
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """`done.json`: the task's result for good. The first create-only put wins, whoever makes it.
+
+    `attempt` finished the task; `result` names the commit (a line item), None where there is none.
+    """
+
+    version: Literal[1] = 1
+    attempt: Annotated[int, Meta(ge=1)]
+    result: str | None
+    step: int | None
+    time: float
+    nonce: Nonce
+
+    def item(self, where: str) -> LineItem | None:
+        """The result's place, parsed; raises `Corrupt`."""
+        return None if self.result is None else parse_item(self.result, where)
+
+
+def parse_record(data: bytes, where: str) -> Record:
+    """A record from a store's bytes, its line checked; raises `Corrupt` naming `where`."""
+    record = canonical.decode(data, Record, where)
+    record.items(where)
+    return record
+
+
+class DiskAttempt(Struct, frozen=True, kw_only=True):
+    """`.syncd/attempt.json`: which attempt this disk belongs to. `disk` tells the disk from a copy of it.
+
+    `superseded`: a newer attempt was found; nothing of this disk is pushed or resumed any more.
+    """
+
+    version: Literal[1] = 1
+    store: str
+    task: str
+    attempt: Annotated[int, Meta(ge=1)]
+    nonce: Nonce
+    disk: str
+    superseded: bool = False

@@ -1,0 +1,1 @@
+"""Carrying out plans against the store: claim, restore, push, retention, verify."""

@@ -1,0 +1,94 @@
+"""What may be under way at once: pieces, bytes in memory, bytes a second."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+
+class Budget:
+    """Admits pieces of work: at most `concurrency` at once, `memory` bytes together, `rate` bytes a second (0: any).
+
+    A piece larger than `memory` goes alone, when nothing else is under way, so that nothing waits for ever. `rate` is a
+    token bucket of one second; `hurry()` lifts it for the drain.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        memory: int,
+        rate: float = 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.concurrency, self.memory, self.rate = concurrency, memory, rate
+        self.moved = 0
+        self._began: float | None = None
+        self._busy = 0.0
+        self._clock, self._sleep = clock, sleep
+        self._pieces = self._bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._free_at = clock()
+
+    def hurry(self) -> None:
+        """No rate limit from now on: the node is about to go."""
+        self.rate = 0
+
+    @property
+    def measured_rate(self) -> float | None:
+        """Bytes a second over the time in which anything was under way; None before anything was moved."""
+        busy = self._busy + (self._clock() - self._began if self._began is not None else 0.0)
+        return round(self.moved / busy) if self.moved and busy > 0 else None
+
+    def _fits(self, nbytes: int) -> bool:
+        return self._pieces == 0 or (self._pieces < self.concurrency and self._bytes + nbytes <= self.memory)
+
+    async def _pace(self, nbytes: int) -> None:
+        if self.rate <= 0:
+            return
+        start = max(self._free_at, self._clock() - 1.0)
+        self._free_at = start + nbytes / self.rate
+        while self.rate > 0 and (left := start - self._clock()) > 0:
+            await self._sleep(min(left, 0.5))
+
+    def _admit(self) -> None:
+        """Let in whoever is first in the queue, as long as it fits: first come, first served, so nothing starves."""
+        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
+            nbytes, turn = self._waiting.popleft()
+            if not turn.done():
+                if self._pieces == 0:
+                    self._began = self._clock()
+                self._pieces += 1
+                self._bytes += nbytes
+                turn.set_result(None)
+
+    def _release(self, nbytes: int) -> None:
+        self._pieces -= 1
+        self._bytes -= nbytes
+        if self._pieces == 0 and self._began is not None:
+            self._busy += self._clock() - self._began
+            self._began = None
+        self._admit()
+
+    @asynccontextmanager
+    async def __call__(self, nbytes: int) -> AsyncIterator[None]:
+        """Wait until `nbytes` more may be under way; they are released at the end of the context."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((nbytes, turn))
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release(nbytes)
+            else:
+                self._admit()
+            raise
+        try:
+            await self._pace(nbytes)
+            yield
+            self.moved += nbytes
+        finally:
+            self._release(nbytes)

@@ -1,0 +1,98 @@
+"""What this disk may do: go on with its attempt, stop because it was overtaken, or claim anew."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncd.decide.push import burned
+from syncd.errors import Corrupt
+from syncd.local.files import read_limited, write_atomic
+from syncd.local.lock import identity
+from syncd.local.tree import OWN
+from syncd.model import canonical
+from syncd.model.attempt import Claim, DiskAttempt, Record
+from syncd.model.checkpoint import Committed
+from syncd.model.keys import Keys
+from syncd.move.objects import Owner, Standing, get_or_none, read_commits, read_record, standing
+from syncd.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """The disk's attempt goes on, as a paused one would: its record, and its commits found again by listing."""
+
+    owner: Owner
+    record: Record
+    commits: tuple[Committed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A newer attempt owns the task: what is on this disk is a zombie's. `again`: we knew before this start."""
+
+    attempt: int
+    newest: int
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAnew:
+    """No attempt, none that recorded a start, or one of another store or task. `why` is for people."""
+
+    why: str
+
+
+def note_path(root: Path) -> Path:
+    return root / OWN / "attempt.json"
+
+
+def read_note(root: Path) -> DiskAttempt | None:
+    """The disk's attempt; None where there is none, or it cannot be read (then the disk claims anew)."""
+    data = read_limited(note_path(root))
+    if data is None:
+        return None
+    try:
+        return canonical.decode(data, DiskAttempt, str(note_path(root)))
+    except Corrupt:
+        return None
+
+
+def write_note(root: Path, store_url: str, owner: Owner, *, superseded: bool = False) -> None:
+    """Keep the attempt and its nonce on the disk whose lock we hold."""
+    note = DiskAttempt(
+        store=store_url, task=owner.keys.task, attempt=owner.attempt, nonce=owner.nonce, disk=identity(root), superseded=superseded
+    )  # fmt: skip
+    write_atomic(note_path(root), canonical.encode(note), 0o600)
+
+
+async def resolve(
+    store: Store, keys: Keys, store_url: str, note: DiskAttempt | None, disk: str
+) -> GoOn | Overtaken | ClaimAnew:
+    """Same disk, same attempt (DESIGN.md). To be called with the disk's lock held."""
+    if note is None:
+        return ClaimAnew("a disk without an attempt")
+    if (note.store, note.task) != (store_url, keys.task):
+        return ClaimAnew(f"the disk belongs to task {note.task} of {note.store}")
+    if note.disk != disk:
+        return ClaimAnew("the disk is a copy of another")
+    record = await read_record(store, keys, note.attempt)
+    if record is None:
+        return ClaimAnew(f"attempt {note.attempt} never started a trainer")
+    if not await _is_ours(store, keys, note):
+        return ClaimAnew(f"attempt {note.attempt} in the store is another's: the store was emptied or replaced")
+    now: Standing = await standing(store, keys)
+    if now.newest > note.attempt:
+        return Overtaken(note.attempt, now.newest, again=note.superseded)
+    commits = await read_commits(store, keys, note.attempt)
+    return GoOn(Owner(keys, note.attempt, note.nonce), record, commits.good)
+
+
+async def _is_ours(store: Store, keys: Keys, note: DiskAttempt) -> bool:
+    data = await get_or_none(store, keys.claim(note.attempt))
+    return data is not None and canonical.decode(data, Claim, keys.claim(note.attempt)).nonce == note.nonce
+
+
+async def names_in_use(store: Store, owner: Owner, commits: tuple[Committed, ...]) -> tuple[set[str], set[str]]:
+    """Of an attempt that goes on: commit names taken, and directories with objects of uploads that ended early."""
+    prefix = owner.keys.attempt(owner.attempt)
+    paths = [entry.key.removeprefix(prefix) for entry in await store.list(prefix)]
+    return {found.commit for found in commits}, burned(paths)

@@ -1,0 +1,64 @@
+"""Owning a task without training it: what `push`, `gc` and `reset` do before they write or delete anything."""
+
+from syncd.decide.retain import Delete
+from syncd.errors import Corrupt, UsageError
+from syncd.model.attempt import Record
+from syncd.model.checkpoint import Committed
+from syncd.model.keys import Keys, attempt_number
+from syncd.move import retain
+from syncd.move.objects import Owner, at_work, read_done, standing
+from syncd.move.restore import sound
+from syncd.move.start import Started, claim, put_record, start
+from syncd.store import Gate, Store
+
+
+async def refuse_beside_another(store: Store, keys: Keys, now: float, verb: str) -> None:
+    """Raise `UsageError` while the newest attempt's daemon gives signs of life: to claim would stop its trainer."""
+    newest = (await standing(store, keys)).newest
+    if newest and await at_work(store, keys, newest, now):
+        raise UsageError(
+            f"attempt {newest} of {keys.task} is at work (its heartbeat is fresh); {verb} would take the task from it:"
+            " end it first, or wait until it is silent"
+        )
+
+
+async def own(store: Store, keys: Keys, *, node: str, now: float, gate: Gate) -> tuple[Owner, Started]:
+    """Claim the task and record its line, each candidate checked by one listing instead of being fetched."""
+
+    async def looks_whole(found: Committed) -> None:
+        wrong = await sound(store, keys, found, deep=False, gate=gate)
+        if wrong:
+            raise Corrupt("; ".join(wrong[:3]))
+
+    owner = await claim(store, keys, node=node, now=now)
+    return owner, await start(store, owner, looks_whole)
+
+
+async def plan_gc(store: Store, owner: Owner, started: Started, keep: int) -> list[Delete]:
+    """What the owner may delete by the rules."""
+    line = list(started.record.items(owner.keys.record(owner.attempt)))
+    return await retain.plan(store, owner, line, keep)
+
+
+async def reset(store: Store, keys: Keys, *, node: str, now: float) -> list[Delete]:
+    """Take the task, record a start from zero, and return what is to be deleted, in this order."""
+    owner = await claim(store, keys, node=node, now=now)
+    await put_record(store, owner, Record(line=(), why="reset", nonce=owner.nonce))
+    return await plan_reset(store, keys)
+
+
+async def plan_reset(store: Store, keys: Keys) -> list[Delete]:
+    """done.json, then manifests, then all that is neither claim nor record."""
+    doomed = []
+    for entry in await store.list(keys.top):
+        head, _, rest = entry.key.removeprefix(keys.top).partition("/")
+        if attempt_number(head) is None or rest not in ("attempt.json", "resume.json"):
+            doomed.append(entry.key)
+    order = {keys.done: 0}
+    doomed.sort(key=lambda key: (order.get(key, 1 if "/manifests/" in key else 2), key))
+    return [Delete(key, "reset") for key in doomed]
+
+
+async def is_done(store: Store, keys: Keys) -> bool:
+    """Whether the task has its result."""
+    return await read_done(store, keys) is not None

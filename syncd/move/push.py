@@ -1,0 +1,150 @@
+"""Pushing one pinned checkpoint: upload, check, commit (I1, I6)."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from syncd.decide.push import Check, Commit, Upload, free_name, plan_push
+from syncd.errors import Corrupt, NotFound, Torn
+from syncd.local.digest import sum_file
+from syncd.local.pins import Pin
+from syncd.local.tree import Identity
+from syncd.model import canonical
+from syncd.model.checkpoint import Committed, FileEntry, Manifest
+from syncd.model.names import step_of
+from syncd.move.objects import Owner, create_once, read_manifest
+from syncd.store import Gate, Source, Store
+
+FILES_AT_ONCE = 16
+Assign = Callable[[Pin, str], Pin]
+
+
+class Pusher:
+    """Commits one checkpoint after another for one attempt. Used by one task at a time: numbers grow."""
+
+    def __init__(self, store: Store, owner: Owner, gate: Gate, *, number: int, used: set[str], begun: set[str]) -> None:
+        """`number`: of the newest commit so far; `used`: commit names taken; `begun`: directories with other objects."""
+        self.store, self.owner, self.gate = store, owner, gate
+        self.number, self.used, self.begun = number, used, begun
+
+    async def push(self, pin: Pin, assign: Assign, *, kept: bool = False) -> Committed:
+        """Commit a pin. `assign` notes the name in the store before bytes are sent under it.
+
+        Raises `Torn` when the source did not hold still: nothing is then committed, and the name is not used again.
+        """
+        if pin.commit is None:
+            name = free_name(pin.name, self.used, self.begun)
+            self.used.add(name)
+            pin = await asyncio.to_thread(assign, pin, name)
+        try:
+            entries = await self._gather(pin, self._sum)
+        except OSError as error:
+            raise Torn(f"{pin.name}: {error}") from None
+        manifest = self._manifest(pin, tuple(entries), kept)
+        steps = plan_push(manifest)
+        uploads = [step for step in steps if isinstance(step, Upload)]
+        await self._uploads(pin, manifest, uploads)
+        for step in steps[len(uploads) :]:
+            if isinstance(step, Check):
+                await self._check(pin, manifest, uploads)
+            elif isinstance(step, Commit):
+                return await self._commit(pin, step.manifest)
+        raise AssertionError("a plan ends in a commit")
+
+    def _manifest(self, pin: Pin, entries: tuple[FileEntry, ...], kept: bool) -> Manifest:
+        assert pin.commit is not None
+        return Manifest(
+            task=self.owner.keys.task, attempt=self.owner.attempt, number=self.number + 1, name=pin.name, commit=pin.commit,
+            kind="directory", step=pin.step if pin.step is not None else step_of(pin.name), rule=pin.rule,
+            time=pin.written / 1e9, files=entries, kept=kept,
+        )  # fmt: skip
+
+    async def _gather(self, pin: Pin, work: Callable[[Pin, str], FileEntry]) -> list[FileEntry]:
+        """`work` for every file, a few at once in threads, in the order of their names."""
+        limit = asyncio.Semaphore(4)
+
+        async def one(path: str) -> FileEntry:
+            async with limit:
+                return await asyncio.to_thread(work, pin, path)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(one(path)) for path in sorted(pin.files)]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return [task.result() for task in running]
+
+    @staticmethod
+    def _sum(pin: Pin, path: str) -> FileEntry:
+        fd = pin.open(path)
+        try:
+            size = pin.files[path].size
+            return FileEntry(path, size, pin.files[path].mode & 0o777, sum_file(fd, size))
+        finally:
+            os.close(fd)
+
+    async def _uploads(self, pin: Pin, manifest: Manifest, uploads: list[Upload]) -> None:
+        limit = asyncio.Semaphore(FILES_AT_ONCE)
+
+        async def one(entry: FileEntry) -> None:
+            async with limit:
+                await self._upload(pin, manifest, entry)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for step in uploads:
+                    tasks.create_task(one(step.entry))
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _upload(self, pin: Pin, manifest: Manifest, entry: FileEntry) -> None:
+        fd = await asyncio.to_thread(pin.open, entry.path)
+        try:
+            before = Identity.of(os.fstat(fd))
+            key = self.owner.keys.file(manifest.attempt, manifest.commit, entry.path)
+            await self.store.upload(key, Source(fd, entry.size, entry.sum), self.gate)
+            await asyncio.to_thread(_held_still, fd, before, entry, pin.name)
+        finally:
+            os.close(fd)
+
+    async def _check(self, pin: Pin, manifest: Manifest, uploads: list[Upload]) -> None:
+        """Every file is stored with its size, and the source is as it was: else upload again, or `Torn`."""
+        prefix = self.owner.keys.files(manifest.attempt, manifest.commit)
+        while True:
+            there = {entry.key: entry.size for entry in await self.store.list(prefix)}
+            lacking = [step for step in uploads if there.get(prefix + step.entry.path) != step.entry.size]
+            if not lacking:
+                break
+            await self._uploads(pin, manifest, lacking)
+        await asyncio.to_thread(_all_still, pin)
+
+    async def _commit(self, pin: Pin, manifest: Manifest) -> Committed:
+        key = self.owner.keys.manifest(manifest.attempt, manifest.commit)
+        data = canonical.encode(manifest)
+        if await create_once(self.store, key, data):
+            self.number = manifest.number
+            return Committed(manifest, canonical.digest(data))
+        # A put of an earlier process of this attempt took effect late. Of the same bytes it is this commit.
+        try:
+            there = await read_manifest(self.store, self.owner.keys, manifest.attempt, manifest.commit)
+        except (NotFound, Corrupt) as error:
+            raise Torn(f"{key}: {error}") from None
+        self.number = max(self.number, there.manifest.number)
+        if there.manifest.files == manifest.files:
+            return there
+        raise Torn(f"{pin.name}: {manifest.commit} was committed with other content by an earlier process")
+
+
+def _held_still(fd: int, before: Identity, entry: FileEntry, name: str) -> None:
+    """Raise `Torn` unless the file is what was sent.
+
+    The change time alone moves when a rotation unlinks the trainer's own name of the file: then the bytes decide.
+    """
+    after = Identity.of(os.fstat(fd))
+    if not after.same_content(before) or (after != before and sum_file(fd, entry.size) != entry.sum):
+        raise Torn(f"{name}/{entry.path} was written to while it was uploaded")
+
+
+def _all_still(pin: Pin) -> None:
+    for path in pin.files:
+        os.close(pin.open(path))

@@ -1,0 +1,149 @@
+"""Fetching one committed checkpoint: into staging, verified range by range, then renamed (I5)."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from syncd.errors import Corrupt, NotFound, Torn
+from syncd.local.digest import crc_of, matches, sum_file
+from syncd.local.place import Place
+from syncd.local.tree import files_below, open_beneath, opened
+from syncd.model.checkpoint import Committed, FileEntry, Manifest, ranges
+from syncd.model.keys import Keys
+from syncd.model.names import check_path
+from syncd.store import Gate, Store
+
+
+async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: Gate) -> Path:
+    """Put a committed checkpoint in place under its own name; returns where it lies.
+
+    A directory that is already there with the same files, byte for byte, is left as it is. Raises `NotFound` or
+    `Corrupt` when any object is missing or damaged: nothing has then appeared under the checkpoint's name.
+    """
+    manifest = found.manifest
+    target = place.root / manifest.name
+    if await asyncio.to_thread(holds, target, manifest):
+        return target
+    staged = place.new_staging()
+    await download(store, keys, manifest, staged, gate)
+    whole = staged / manifest.files[0].path if manifest.kind == "file" else staged
+    return await asyncio.to_thread(place.put_in_place, whole, manifest.name)
+
+
+async def download(store: Store, keys: Keys, manifest: Manifest, to: Path, gate: Gate) -> None:
+    """All files of a checkpoint into the empty directory `to`, each verified. Raises `NotFound`, `Corrupt`."""
+    limit = asyncio.Semaphore(16)
+
+    async def one(entry: FileEntry) -> None:
+        async with limit:
+            await _file(store, keys.file(manifest.attempt, manifest.commit, entry.path), entry, to, gate)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for entry in manifest.files:
+                tasks.create_task(one(entry))
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) -> None:
+    fd = await asyncio.to_thread(_create, to, entry)
+    try:
+        pieces = ranges(entry.size)
+        digests = entry.sum.ranges or (entry.sum.digest,)
+        if len(digests) != len(pieces):
+            raise Corrupt(f"{key}: {len(digests)} sums for {len(pieces)} ranges")
+        for (offset, length), digest in zip(pieces, digests, strict=True):
+            async with gate(length):
+                data = await store.get(key, offset, length) if length else b""
+                await asyncio.to_thread(_place, fd, offset, length, digest, data, key)
+        if entry.size == 0 and await store.get(key) != b"":
+            raise Corrupt(f"{key}: not empty, as the manifest says")
+        if entry.sum.ranges and await asyncio.to_thread(sum_file, fd, entry.size) != entry.sum:
+            raise Corrupt(f"{key}: the whole has another sum than the manifest says")
+    finally:
+        os.close(fd)
+
+
+def _create(to: Path, entry: FileEntry) -> int:
+    path = to / check_path(entry.path, "restore")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(fd, entry.mode)
+        if entry.size:
+            os.posix_fallocate(fd, 0, entry.size)  # ENOSPC now, not after an hour
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _place(fd: int, offset: int, length: int, digest: str, data: bytes, key: str) -> None:
+    try:
+        good = len(data) == length and matches(data, digest)
+    except ValueError as error:
+        raise Corrupt(f"{key}: {error}; update syncd") from None
+    if not good:
+        raise Corrupt(
+            f"{key}: bytes {offset} to {offset + length} are not those that were committed ({len(data)} came)"
+        )
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        offset += written
+        view = view[written:]
+
+
+def holds(target: Path, manifest: Manifest) -> bool:
+    """Whether a directory has exactly the manifest's files, byte for byte. Blocks: reads them all."""
+    if manifest.kind != "directory" or not target.is_dir() or target.is_symlink():
+        return False
+    try:
+        with opened(target) as base:
+            files = files_below(base)
+            if {path: each.size for path, each in files.items()} != {each.path: each.size for each in manifest.files}:
+                return False
+            for entry in manifest.files:
+                fd = open_beneath(base, entry.path)
+                try:
+                    crc_of(entry.sum.digest)
+                    if sum_file(fd, entry.size).digest != entry.sum.digest:
+                        return False
+                finally:
+                    os.close(fd)
+    except (OSError, Torn, ValueError):
+        return False
+    return True
+
+
+async def sound(store: Store, keys: Keys, found: Committed, *, deep: bool, gate: Gate) -> list[str]:
+    """What is wrong with a committed checkpoint's files, a line each: sizes by one listing; deep: every byte."""
+    manifest = found.manifest
+    prefix = keys.files(manifest.attempt, manifest.commit)
+    there = {entry.key: entry.size for entry in await store.list(prefix)}
+    wrong = []
+    for entry in manifest.files:
+        size = there.get(prefix + entry.path)
+        if size is None:
+            wrong.append(f"{prefix}{entry.path} is missing")
+        elif size != entry.size:
+            wrong.append(f"{prefix}{entry.path} has {size} bytes, the manifest says {entry.size}")
+        elif deep:
+            wrong += await _deep(store, prefix + entry.path, entry, gate)
+    return wrong
+
+
+async def _deep(store: Store, key: str, entry: FileEntry, gate: Gate) -> list[str]:
+    digests = entry.sum.ranges or (entry.sum.digest,)
+    try:
+        for (offset, length), digest in zip(ranges(entry.size), digests, strict=True):
+            async with gate(length):
+                data = await store.get(key, offset, length)
+                if len(data) != length or not await asyncio.to_thread(matches, data, digest):
+                    return [f"{key}: bytes {offset} to {offset + length} are damaged"]
+    except NotFound:
+        return [f"{key} is missing"]
+    except ValueError as error:
+        return [f"{key}: {error}"]
+    return []

@@ -1,0 +1,46 @@
+"""Deleting from the store what the rules let go (rules 10 to 14 of DESIGN.md)."""
+
+from syncd.decide.retain import Delete, Found, group, plan_retention
+from syncd.errors import Corrupt, NotFound
+from syncd.model.attempt import LineItem
+from syncd.model.checkpoint import Committed
+from syncd.move.objects import Owner, read_manifest
+from syncd.move.start import fence
+from syncd.store import Store
+
+
+async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> list[Delete]:
+    """Ask for leave, then plan once from a listing made now; the plan stays safe however late it is carried out.
+
+    `line`: own commits newest first, then the own record's line. To be called after the own record, and after the
+    newest own commit. Raises `Superseded` or `AlreadyDone` where nothing may be deleted, now or later.
+    """
+    await fence(store, owner)
+    listing = [entry.key for entry in await store.list(owner.keys.top)]
+    found = group(owner.keys, listing)
+    marked = {
+        (each.attempt, each.commit)
+        for each in found
+        if f"{owner.keys.kept_prefix(each.attempt)}{each.commit}.json" in listing
+    }
+    doomed = plan_retention(owner.attempt, found, line, keep, marked)
+    keys = {step.key for step in doomed}
+    marked |= {
+        (each.attempt, each.commit) for each in found if each.manifest in keys and await _kept(store, owner, each)
+    }
+    return plan_retention(owner.attempt, found, line, keep, marked)
+
+
+async def _kept(store: Store, owner: Owner, found: Found) -> bool:
+    """Whether a commit's own manifest marks it as kept; one that cannot be read marks nothing."""
+    try:
+        committed: Committed = await read_manifest(store, owner.keys, found.attempt, found.commit)
+    except (NotFound, Corrupt):
+        return False
+    return committed.manifest.kept
+
+
+async def carry_out(store: Store, steps: list[Delete]) -> None:
+    """Delete, one after another: the order is what keeps a manifest from naming files that are gone."""
+    for step in steps:
+        await store.delete(step.key)

@@ -1,0 +1,80 @@
+"""The one seam to the outside: what a store of objects promises.
+
+A key is a relative path of names joined by `/`; no key is a path prefix of another (a file and a directory of one
+name never stand side by side), so that a file system can hold them. Every verb is one atomic operation, seen at once
+by all. A backend raises only `syncd.errors.StoreError`s (`Torn` from `upload`), does no retries of its own, and
+gives up on an operation that stands still (a time-out is `Transient`). A cancelled call may or may not have taken
+effect, never half.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from syncd.errors import Torn
+from syncd.model.checkpoint import FileSum
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a listing: a key and its size in bytes, or (shallow) a prefix that ends in `/`, size 0."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open regular file that the caller holds still, its size in bytes and the sums of its content."""
+
+    fd: int
+    size: int
+    sum: FileSum
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes; raises `Torn` when the file has become shorter. Blocks: call it in a thread."""
+        pieces = []
+        while length:
+            piece = os.pread(self.fd, length, offset)
+            if not piece:
+                raise Torn(f"the file ended at byte {offset}, expected {length} more")
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+Gate = Callable[[int], AbstractAsyncContextManager[None]]
+"""`async with gate(nbytes):` admits one piece of work under the caller's byte budget, concurrency and rate."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Six verbs over keys and bytes."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Write a small object, replacing what was there."""
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Write a small object that must not exist. Raises `Exists`, and then has written nothing."""
+
+    async def upload(self, key: str, source: Source, gate: Gate) -> None:
+        """Write a file of any size, replacing what was there; returns only when the store has vouched for the bytes.
+
+        Takes up again what an earlier call for this key left unfinished, where the store can tell. Passes each piece
+        (at most one range) through `gate`. Raises `Torn` when what was read is not what `source.sum` says.
+        """
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """An object's bytes, or a range of them (shorter at the end of the object). Raises `NotFound`."""
+
+    async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
+        """All objects below `prefix` (which ends in `/`), by key; shallow: its direct children only."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    async def aclose(self) -> None:
+        """Free connections and threads."""

@@ -1,0 +1,254 @@
+"""A store in a directory: the embedded default, and any shared file system with atomic rename and hard links."""
+
+import asyncio
+import errno
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from syncd.errors import ConfigError, Denied, Exists, NotFound, StoreError, Torn, Transient
+from syncd.local.digest import matches
+from syncd.model.checkpoint import ranges
+from syncd.store import Entry, Gate, Source
+
+T = TypeVar("T")
+TEMP = ".tmp"
+"""Where unfinished files lie, in the store's own file system so that a rename or link is atomic."""
+STALE = 24 * 3600.0
+"""Age in seconds after which an unfinished file is somebody's who died."""
+
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
+_MISSING = {errno.ENOENT, errno.ENOTDIR}
+
+
+class FileStore:
+    """Objects as files below `root`. What is written is fsynced, with its directories, before a call returns."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool = False) -> "FileStore":
+        """Check that the place can be written. Raises `ConfigError`. `create`: make all of it (the default place).
+
+        Otherwise only the last component is made: a mount that is absent must not turn into a folder on the system disk.
+        """
+        try:
+            if create:
+                root.mkdir(parents=True, exist_ok=True)
+            elif not root.parent.is_dir():
+                raise ConfigError(f"SYNCD_STORE=file://{root}: {root.parent} does not exist; create or mount it first")
+            else:
+                root.mkdir(exist_ok=True)
+            (root / TEMP).mkdir(exist_ok=True)
+            for left in (root / TEMP).iterdir():
+                if time.time() - left.lstat().st_mtime > STALE:
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"SYNCD_STORE=file://{root}: {error.strerror}: {error.filename}; name a directory that you may write"
+            ) from None
+        return cls(root)
+
+    async def put(self, key: str, data: bytes) -> None:
+        await self._call(key, lambda: self._write(key, data, exclusive=False))
+
+    async def create(self, key: str, data: bytes) -> None:
+        await self._call(key, lambda: self._write(key, data, exclusive=True))
+
+    async def upload(self, key: str, source: Source, gate: Gate) -> None:
+        """A copy by ranges: each is compared with its sum as it is read, and all are on disk before the rename.
+
+        Nothing is taken up again after a crash: a local copy is cheaper than proof that half of it is sound.
+        """
+        temp = await self._call(key, self._temp)
+        try:
+            fd = await self._call(
+                key, lambda: os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            )
+            try:
+                digests = source.sum.ranges or (source.sum.digest,)
+                for (offset, length), digest in zip(ranges(source.size), digests, strict=True):
+                    async with gate(length):
+                        await self._call(key, partial(_copy, source, fd, offset, length, digest))
+                await self._call(key, lambda: os.fsync(fd))
+            finally:
+                os.close(fd)
+            await self._call(key, lambda: self._publish(temp, key, exclusive=False))
+        finally:
+            temp.unlink(missing_ok=True)
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return await self._call(key, lambda: self._read(key, offset, length))
+
+    async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
+        found = self._walk_shallow(prefix) if shallow else self._walk(prefix)
+        return sorted(await self._call(prefix, lambda: list(found)), key=lambda entry: entry.key)
+
+    async def delete(self, key: str) -> None:
+        await self._call(key, lambda: self._delete(key))
+
+    async def aclose(self) -> None:
+        return None
+
+    async def _call(self, key: str, work: Callable[[], T]) -> T:
+        def translated() -> T:
+            with _translate(self.root, key):
+                return work()
+
+        return await asyncio.to_thread(translated)
+
+    def _path(self, key: str) -> Path:
+        if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")) or "\0" in key or key.startswith(TEMP):
+            raise Denied(f"{key!r} is not a key")
+        return self.root / key
+
+    def _temp(self) -> Path:
+        return self.root / TEMP / uuid.uuid4().hex
+
+    def _write(self, key: str, data: bytes, *, exclusive: bool) -> None:
+        temp = self._temp()
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._publish(temp, key, exclusive=exclusive)
+        finally:
+            temp.unlink(missing_ok=True)
+
+    def _publish(self, temp: Path, key: str, *, exclusive: bool) -> None:
+        """Give a finished file its name. A link is the create-only rename that every POSIX file system has."""
+        path = self._path(key)
+        while True:
+            self._make_parents(path.parent)
+            try:
+                if exclusive:
+                    os.link(temp, path)
+                else:
+                    temp.replace(path)
+            except FileNotFoundError:
+                if not temp.exists():
+                    raise
+                continue  # a delete of the last sibling removed the directory in between
+            except OSError as error:
+                if exclusive and error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise Denied(
+                        f"{self.root}: this file system has no hard links, so no create-only put; use another"
+                    ) from None
+                raise
+            break
+        _fsync_dir(path.parent)
+
+    def _make_parents(self, directory: Path) -> None:
+        made = []
+        while directory != self.root and not directory.is_dir():
+            made.append(directory)
+            directory = directory.parent
+        for new in reversed(made):
+            new.mkdir(exist_ok=True)
+            _fsync_dir(new.parent)
+
+    def _read(self, key: str, offset: int, length: int | None) -> bytes:
+        fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise NotFound(f"{key}: not a file")
+            wanted = max(0, found.st_size - offset) if length is None else length
+            file.seek(offset)
+            pieces = []
+            while wanted and (piece := file.read(wanted)):
+                pieces.append(piece)
+                wanted -= len(piece)
+            return b"".join(pieces)
+
+    def _walk(self, prefix: str) -> Iterator[Entry]:
+        base = self._path(prefix)
+        for directory, names, files in os.walk(base):
+            names[:] = [name for name in names if name != TEMP]
+            for name in files:
+                path = Path(directory, name)
+                try:
+                    yield Entry(str(path.relative_to(self.root)), path.lstat().st_size)
+                except FileNotFoundError:
+                    continue  # deleted while we walked: a listing made a moment later would not have it
+
+    def _walk_shallow(self, prefix: str) -> Iterator[Entry]:
+        try:
+            children = list(os.scandir(self._path(prefix)))
+        except OSError as error:
+            if error.errno in _MISSING:
+                return
+            raise
+        for child in children:
+            if child.is_dir(follow_symlinks=False):
+                # An empty directory is what is left between mkdir and link, or of a delete: no object, so no entry.
+                if child.name != TEMP and next(self._walk(f"{prefix}{child.name}/"), None):
+                    yield Entry(f"{prefix}{child.name}/", 0)
+            else:
+                yield Entry(prefix + child.name, child.stat(follow_symlinks=False).st_size)
+
+    def _delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink()
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise
+        for parent in path.parents:
+            if parent == self.root:
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # not empty, or another's rmdir was first
+
+
+def _copy(source: Source, fd: int, offset: int, length: int, digest: str) -> None:
+    data = source.read(offset, length)
+    if not matches(data, digest):
+        raise Torn(f"bytes {offset} to {offset + length} are not those that were summed: the file changed")
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        offset += written
+        view = view[written:]
+
+
+def _fsync_dir(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _translate(root: Path, key: str) -> Iterator[None]:
+    """Say an operating system's error in the store's words."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except FileExistsError:
+        raise Exists(f"{root}/{key} exists already") from None
+    except OSError as error:
+        said = f"{root}/{key}: {error.strerror or error}"
+        if error.errno in _MISSING:
+            if not root.is_dir():
+                raise Denied(f"{root} is gone; was it unmounted?") from None
+            raise NotFound(said) from None
+        if error.errno in _DENIED:
+            raise Denied(f"{said}; give this user the right to write there") from None
+        raise Transient(said) from None

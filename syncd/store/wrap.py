@@ -1,0 +1,101 @@
+"""Wrappers around any store, stacked by the composition root: retries."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from syncd.errors import Denied, StoreError, Transient
+from syncd.store import Entry, Gate, Source, Store
+
+T = TypeVar("T")
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Health:
+    """What the store's last answers were: the state that is shown while it is away."""
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self.retries = 0
+        self.listeners: list[Callable[[str | None], None]] = []
+
+    def failed(self, error: str) -> None:
+        first, self.error = self.error is None, error
+        self.retries += 1
+        if first:
+            self._tell()
+
+    def worked(self) -> None:
+        if self.error is not None:
+            self.error = None
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener(self.error)
+
+
+class Retrying:
+    """Repeats what failed for a while, for as long as the process lives, with full jitter.
+
+    `Transient` is always waited out. `Denied` ends the start; once `patient` is set (a trainer depends on us) it is
+    waited out too: rights come back, and a trainer is worth more than a clean exit. A create-only put is repeated like
+    any other: the caller tells its own object by its bytes.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        rng: random.Random | None = None,
+        first: float = 0.5,
+        longest: float = 30.0,
+    ) -> None:
+        self.inner = inner
+        self.health = Health()
+        self.patient = False
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+        self._first, self._longest = first, longest
+
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        tries = 0
+        while True:
+            try:
+                result = await call()
+            except (Transient, Denied) as error:
+                if isinstance(error, Denied) and not self.patient:
+                    raise
+                self.health.failed(str(error))
+                tries += 1
+                # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+                await self._sleep(self._rng.uniform(0, min(self._longest, self._first * 2 ** min(tries, 16))))
+            except StoreError:
+                self.health.worked()  # an answer, if not the hoped one
+                raise
+            else:
+                self.health.worked()
+                return result
+
+    async def put(self, key: str, data: bytes) -> None:
+        await self._retry(lambda: self.inner.put(key, data))
+
+    async def create(self, key: str, data: bytes) -> None:
+        await self._retry(lambda: self.inner.create(key, data))
+
+    async def upload(self, key: str, source: Source, gate: Gate) -> None:
+        await self._retry(lambda: self.inner.upload(key, source, gate))
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return await self._retry(lambda: self.inner.get(key, offset, length))
+
+    async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
+        return await self._retry(lambda: self.inner.list(prefix, shallow=shallow))
+
+    async def delete(self, key: str) -> None:
+        await self._retry(lambda: self.inner.delete(key))
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
