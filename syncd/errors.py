@@ -54,6 +54,8 @@ class StoreError(SyncdError):
 class Transient(StoreError):
     """Time-out, refusal, reset, throttling, 5xx: the same call may work later."""
 
+    exit_code = 75
+
 
 class NotFound(StoreError):
     """No object has this key."""

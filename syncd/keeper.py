@@ -19,6 +19,7 @@ from syncd.model.names import FINAL, family, is_final
 from syncd.move import disk, retain
 from syncd.move.finish import finish
 from syncd.move.objects import Owner, at_work, read_commits, standing
+from syncd.move.own import own
 from syncd.move.push import Pusher
 from syncd.move.restore import fetch, holds
 from syncd.move.start import AlreadyDone, Choice, claim, restore_newest, start
@@ -102,6 +103,25 @@ class Keeper:
             disk.write_note(path, note.store, owner, superseded=True)
         self.say("superseded", why=why, set_aside=moved)
         raise Superseded(f"{why}; its checkpoints are in {self.root.place.quarantine}, nothing more is pushed")
+
+    async def adopt(self, leave: Callable[[], Awaitable[None]]) -> None:
+        """Own the task without training: go on with this disk's attempt, else claim one whose line is not fetched.
+
+        `leave` is awaited before a claim and may refuse it. Raises `Superseded`, `AlreadyDone`.
+        """
+        path = self.root.path
+        found = await disk.resolve(self.store, self.keys, self.store_url, disk.read_note(path), identity(path))
+        if isinstance(found, disk.Overtaken):
+            raise Superseded(f"attempt {found.newest} has taken over from this disk's attempt {found.attempt}")
+        if isinstance(found, disk.GoOn):
+            await self._go_on(found, writer_alive=True)
+            return
+        await leave()
+        await self.root.clear_pins()
+        self.owner, started = await own(self.store, self.keys, node=self.node, now=self.now(), gate=self.gate)
+        self.record = started.record
+        await asyncio.to_thread(disk.write_note, path, self.store_url, self.owner)
+        self._open_pusher(set(), set())
 
     async def _go_on(self, found: disk.GoOn, *, writer_alive: bool) -> Begun:
         self.owner, self.record, self.commits = found.owner, found.record, list(found.commits)

@@ -12,7 +12,7 @@ from syncd.local.place import Place
 from syncd.local.scan import Seen, scan
 from syncd.local.tree import Fingerprint, files_below, fingerprint, opened
 from syncd.model.event import Say
-from syncd.model.names import FINAL, family
+from syncd.model.names import FINAL, family, step_of
 
 
 class Root:
@@ -144,6 +144,11 @@ class Root:
             self.known.pop(name, None)
         await asyncio.to_thread(self.place.set_aside, names)
         return names
+
+    def as_is(self, name: str) -> Seen:
+        """A directory that is pushed because somebody says so, whatever the rules say. Blocks."""
+        with opened(self.path / name) as base:
+            return Seen(name, Verdict(State.COMPLETE, "by hand", step_of(name)), "by hand", files_below(base))
 
     async def final(self) -> Seen | None:
         """`final/`, whatever the rules say but torn: its writer ended with 0, which is a marker of its own."""

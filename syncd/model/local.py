@@ -9,8 +9,6 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from syncd.model.attempt import Nonce
-
 ExitCode = Annotated[int, Meta(ge=0, le=255)]
 Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
 """A name that a POSIX shell can read, compare and write without a JSON parser."""
@@ -73,17 +71,6 @@ class Notice(Struct, frozen=True, kw_only=True):
     fits: bool | None = None
     reason: str | None = None
     time: float
-
-
-class DiskAttempt(Struct, frozen=True, kw_only=True):
-    """`.syncd/attempt.json`: the attempt that this disk owns, or owned until a newer claim superseded it."""
-
-    version: Literal[1] = 1
-    store: str
-    task: str
-    attempt: Annotated[int, Meta(ge=1)]
-    nonce: Nonce
-    superseded: bool = False
 
 
 class ChildMark(Struct, frozen=True, kw_only=True):

@@ -90,5 +90,5 @@ async def _orphans(store: Store, keys: Keys, result: Audit) -> None:
     if orphans:
         total = sum(sizes[key] for key in orphans)
         result.notes.append(
-            f"{len(orphans)} files ({total} bytes) of no commit: an upload under way, or one that ended; later clean-up removes them"
+            f"{len(orphans)} files ({total} bytes) of no commit: an upload under way, or one that ended early"
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from syncd.decide.push import burned
 from syncd.errors import Corrupt
-from syncd.local.files import read_limited, write_atomic
+from syncd.local.files import read_small, write_small
 from syncd.local.lock import identity
 from syncd.local.tree import OWN
 from syncd.model import canonical
@@ -47,7 +47,7 @@ def note_path(root: Path) -> Path:
 
 def read_note(root: Path) -> DiskAttempt | None:
     """The disk's attempt; None where there is none, or it cannot be read (then the disk claims anew)."""
-    data = read_limited(note_path(root))
+    data = read_small(note_path(root))
     if data is None:
         return None
     try:
@@ -59,9 +59,10 @@ def read_note(root: Path) -> DiskAttempt | None:
 def write_note(root: Path, store_url: str, owner: Owner, *, superseded: bool = False) -> None:
     """Keep the attempt and its nonce on the disk whose lock we hold."""
     note = DiskAttempt(
-        store=store_url, task=owner.keys.task, attempt=owner.attempt, nonce=owner.nonce, disk=identity(root), superseded=superseded
+        store=store_url, task=owner.keys.task, attempt=owner.attempt, nonce=owner.nonce, disk=identity(root),
+        superseded=superseded,
     )  # fmt: skip
-    write_atomic(note_path(root), canonical.encode(note), 0o600)
+    write_small(note_path(root), canonical.encode(note), 0o600)
 
 
 async def resolve(

@@ -107,7 +107,7 @@ class Loose:
             if self._stored.get(path) == mark:
                 continue
             try:
-                await self._extra(path)
+                await self._store_extra(path)
             except (Torn, OSError):
                 continue  # being written: the next round has it
             except Refused as error:
@@ -127,7 +127,7 @@ class Loose:
                     found[name] = identity
         return found
 
-    async def _extra(self, path: str) -> None:
+    async def _store_extra(self, path: str) -> None:
         check_path(path, "SYNCD_EXTRA")
         with opened(self.root) as root:
             fd = open_beneath(root, path)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -52,16 +53,20 @@ class Retrying:
         rng: random.Random | None = None,
         first: float = 0.5,
         longest: float = 30.0,
+        patience: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`first`, `longest`: bounds in seconds of a pause; `patience`: seconds of failures of one call, None: no end."""
         self.inner = inner
         self.health = Health()
         self.patient = False
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._first, self._longest = first, longest
+        self._patience, self._monotonic = patience, monotonic
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
-        tries = 0
+        tries, began = 0, self._monotonic()
         while True:
             try:
                 result = await call()
@@ -69,6 +74,8 @@ class Retrying:
                 if isinstance(error, Denied) and not self.patient:
                     raise
                 self.health.failed(str(error))
+                if self._patience is not None and self._monotonic() - began > self._patience:
+                    raise
                 tries += 1
                 # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
                 await self._sleep(self._rng.uniform(0, min(self._longest, self._first * 2 ** min(tries, 16))))
