@@ -1,0 +1,1 @@
+"""Synthetic price data, and the script that makes it."""
