@@ -1,0 +1,214 @@
+"""One aiobotocore client: its configuration, its time-outs, and its errors in the store's words."""
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from syncd.errors import ConfigError, StoreError, Transient
+
+# awscrt is installed for its checksums; botocore would take it for a wish to sign by CRT, which is slow and refuses our
+# bodies. It looks once, when imported; unset again, since the trainer inherits our environment.
+_wish = os.environ.get("BOTO_DISABLE_CRT")
+os.environ["BOTO_DISABLE_CRT"] = "true"
+try:
+    from aiobotocore.config import AioConfig
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    from syncd_s3.credentials import Credentials, new_session
+    from syncd_s3.errors import OUTDATED, Place, code_of, translate
+finally:
+    if _wish is None:
+        del os.environ["BOTO_DISABLE_CRT"]
+    else:
+        os.environ["BOTO_DISABLE_CRT"] = _wish
+
+log = logging.getLogger("syncd.s3")
+
+CONNECTIONS = 32
+"""Connections of the pool. As many requests run at a time, so that none waits in the pool while its time-out runs."""
+SLOWEST = 16 << 10
+"""Bytes per second below which a small object's put counts as standing still."""
+FAILURES = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, OSError)
+
+Progress = Callable[[], None]
+
+
+class Settings(Protocol):
+    """The settings that matter here."""
+
+    @property
+    def s3_endpoint_url(self) -> str | None: ...
+    @property
+    def s3_region(self) -> str | None: ...
+    @property
+    def s3_addressing(self) -> str: ...
+    @property
+    def s3_ca_bundle(self) -> Path | None: ...
+    @property
+    def s3_timeout(self) -> float: ...
+
+
+class Client:
+    """Requests about one bucket. Repeats nothing: that is the wrapper's."""
+
+    def __init__(self, api: Any, stack: AsyncExitStack, place: Place, credentials: Credentials, timeout: float) -> None:
+        self._api, self._stack, self._credentials = api, stack, credentials
+        self.place, self.timeout = place, timeout
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._warned: set[str] = set()
+
+    @classmethod
+    async def connect(cls, bucket: str, settings: Settings) -> "Client":
+        """Make the client; sends nothing yet. Raises `ConfigError` for settings that botocore cannot use."""
+        credentials, stack = Credentials(), AsyncExitStack()
+        try:
+            session = new_session()
+            session._credentials = credentials  # the session asks its own chain only when this is unset
+            # Every other SDK reads AWS_REGION; botocore alone knows AWS_DEFAULT_REGION only.
+            region = settings.s3_region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
+            api = await stack.enter_async_context(
+                session.create_client(
+                    "s3",
+                    region_name=region or "us-east-1",
+                    endpoint_url=settings.s3_endpoint_url,
+                    verify=_ca_bundle(settings.s3_ca_bundle or session.get_config_variable("ca_bundle")),
+                    config=_config(settings),
+                )
+            )
+        except (BotoCoreError, ValueError) as error:
+            await stack.aclose()
+            raise ConfigError(f"s3://{bucket}: {error}; correct the S3 settings or the AWS profile") from None
+        except BaseException:
+            await stack.aclose()
+            raise
+        api.meta.events.register("response-received.s3", _refuse_page)
+        return cls(api, stack, Place(bucket, _without_user(api.meta.endpoint_url)), credentials, settings.s3_timeout)
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+    @property
+    def events(self) -> Any:
+        """botocore's event system, for tests and for counting."""
+        return self._api.meta.events
+
+    def warn_once(self, event: str, error: StoreError) -> None:
+        """Log what makes us do less than we could, once in a client's life."""
+        if event not in self._warned:
+            self._warned.add(event)
+            log.warning(event, extra={"error": str(error)})
+
+    async def call(self, operation: str, what: str, /, **params: Any) -> dict[str, Any]:
+        """One request without a large body. `what`: the key or prefix that an error names."""
+        async with self._said(what):
+            return await self._request(operation, params)
+
+    async def put(self, what: str, data: bytes, **params: Any) -> dict[str, Any]:
+        """One PutObject from memory."""
+        async with self._said(what), asyncio.timeout(self.timeout + len(data) / SLOWEST):
+            return await self._request("put_object", params | {"Body": data})
+
+    async def send(
+        self, operation: str, what: str, body: Callable[[Progress], Any], /, **params: Any
+    ) -> dict[str, Any]:
+        """One request with a large body, which is made by `body` and reports its progress.
+
+        aiohttp's own time-outs begin when the body has been sent: a server that stops reading would hold us for ever.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._said(what), asyncio.timeout(self.timeout) as limit:
+            return await self._request(
+                operation, params | {"Body": body(lambda: limit.reschedule(loop.time() + self.timeout))}
+            )
+
+    async def get(self, what: str, /, **params: Any) -> tuple[dict[str, Any], bytes]:
+        """GetObject's answer and its whole body; aiohttp's time-out watches each read."""
+        async with self._said(what):
+            answer = await self._request("get_object", params)
+            body = answer["Body"]
+            try:
+                # Whatever has arrived, joined once: read() of everything copies more, by size made from 1 KiB pieces.
+                data = b"".join([chunk async for chunk in body.raw_stream.content.iter_any()])
+            except BaseException:
+                body.close()  # what is left in the socket belongs to nobody: no keep-alive
+                raise
+            if len(data) != answer.get("ContentLength", len(data)):
+                raise Transient(f"{self.place}: {what}: {len(data)} bytes came of {answer['ContentLength']}")
+            return answer, data
+
+    async def pages(self, operation: str, what: str, /, **params: Any) -> list[dict[str, Any]]:
+        """All pages of a listing."""
+        async with self._said(what):
+            pages = self._api.get_paginator(operation).paginate(Bucket=self.place.bucket, **params)
+            return [page async for page in pages]
+
+    async def _request(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await getattr(self._api, operation)(Bucket=self.place.bucket, **params)
+        return answer
+
+    @asynccontextmanager
+    async def _said(self, what: str) -> AsyncIterator[None]:
+        """Take a slot, and say every failure in the store's words."""
+        async with self._slots:
+            try:
+                yield
+            except FAILURES as error:
+                raise await self._translate(error, what) from None
+
+    async def _translate(self, error: Exception, what: str) -> StoreError:
+        if code_of(error) in OUTDATED:
+            try:
+                if await self._credentials.changed():
+                    return Transient(f"{self.place}: the credentials were renewed; once more")
+            except FAILURES as failure:
+                return translate(failure, self.place, self._credentials.shown, what)
+        return translate(error, self.place, self._credentials.shown, what)
+
+
+def _config(settings: Settings) -> Any:
+    return AioConfig(
+        connect_timeout=settings.s3_timeout,
+        read_timeout=settings.s3_timeout,
+        max_pool_connections=CONNECTIONS,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        # Our own checksums go as plain headers: no CRC32 on top, no aws-chunked trailers (which R2 and others refuse).
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        # Every body carries its CRC; a SHA-256 of it (a third of the CPU of an upload) would prove nothing new.
+        s3={"payload_signing_enabled": False, "addressing_style": settings.s3_addressing},
+        user_agent_extra="syncd",
+    )
+
+
+def _refuse_page(response_dict: dict[str, Any] | None, **_: Any) -> None:
+    """A page for people is no answer; botocore would take it for a failure of the server that passes."""
+    if response_dict is None or response_dict["context"]["operation_name"] == "GetObject":
+        return
+    kind = str(response_dict["headers"].get("content-type", ""))
+    if response_dict["status_code"] < 400 and kind.startswith("text/html"):
+        raise ResponseParserError(f"a {kind} page")
+
+
+def _ca_bundle(path: Path | str | None) -> str | None:
+    """The path, once its certificates have been read: later, this would look like a connection that broke."""
+    if path is None:
+        return None
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ValueError(f"the CA bundle {path} cannot be read: {error.strerror or error}") from None
+    return str(path)
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
