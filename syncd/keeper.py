@@ -55,6 +55,7 @@ class Keeper:
     keep: int = 3
     backlog: int = 1
     group: str | None = None
+    single_writer: bool = False
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     owner: Owner | None = field(default=None, init=False)
@@ -109,6 +110,8 @@ class Keeper:
 
         `leave` is awaited before a claim and may refuse it. Raises `Superseded`, `AlreadyDone`.
         """
+        if (await standing(self.store, self.keys)).done:
+            raise AlreadyDone
         path = self.root.path
         found = await disk.resolve(self.store, self.keys, self.store_url, disk.read_note(path), identity(path))
         if isinstance(found, disk.Overtaken):
@@ -118,7 +121,9 @@ class Keeper:
             return
         await leave()
         await self.root.clear_pins()
-        self.owner, started = await own(self.store, self.keys, node=self.node, now=self.now(), gate=self.gate)
+        self.owner, started = await own(
+            self.store, self.keys, node=self.node, now=self.now(), gate=self.gate, single_writer=self.single_writer
+        )
         self.record = started.record
         await asyncio.to_thread(disk.write_note, path, self.store_url, self.owner)
         self._open_pusher(set(), set())
@@ -155,7 +160,14 @@ class Keeper:
         return Begun(self.owner.attempt, name, step, how)
 
     async def _claim_anew(self, why: str) -> Begun:
-        self.owner = await claim(self.store, self.keys, node=self.node, now=self.now(), group=self.group)
+        self.owner = await claim(
+            self.store,
+            self.keys,
+            node=self.node,
+            now=self.now(),
+            group=self.group,
+            single_writer=self.single_writer,
+        )
         await asyncio.to_thread(disk.write_note, self.root.path, self.store_url, self.owner)
         self.say("attempt_claimed", attempt=self.owner.attempt, why=why)
         await self.root.clear_pins()
@@ -287,13 +299,21 @@ class Keeper:
 
     # ---- finish
 
-    async def finish(self) -> Done:
-        """The trainer has finished: push what waits and `final/`, then name the result for good."""
+    async def finish(self) -> Done | None:
+        """The trainer has finished: push what waits and `final/`, then name the result for good.
+
+        None where nothing was ever committed: `syncd run -- true` must not mark a task as done that was never begun.
+        """
         assert self.owner
         await self.root.look(writer_gone=True)
         while self.root.waiting:
             await self.push_next()
         result = await self._push_final() or self.newest
+        if result is None:
+            self.say(
+                "nothing_committed", why="no checkpoint and no final/ was found under the root; the task is not done"
+            )
+            return None
         step = self.newest.manifest.step if self.newest else None
         done = await finish(self.store, self.owner, result, step, self.now())
         self.say("task_done", attempt=done.attempt, result=done.result, ours=done.nonce == self.owner.nonce)

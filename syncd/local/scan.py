@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.local.completion import Rule, State, Verdict, View, judge
-from syncd.local.tree import OWN, Files, Fingerprint, Identity, fingerprint, look_below, opened, read_small
+from syncd.local.tree import Files, Fingerprint, Identity, fingerprint, look_below, opened, read_small
 from syncd.model.names import FINAL, family
 
 MARKERS = ("/_SUCCESS", "/_ELASTIC_SUCCESS")
@@ -50,7 +50,7 @@ def scan(
     earlier commits), beside those that this look finds.
     """
     with opened(root) as base:
-        files, directories = look_below(base)
+        files, directories = look_below(base, skip_hidden=True)
         marked = families | {family(path.rpartition("/")[0]) for path in files if path.endswith(MARKERS)}
 
         def look(name: str, inside: Files) -> Seen:
@@ -67,9 +67,7 @@ def scan(
 def _outermost(
     files: Files, directories: Set[str], globs: Sequence[str], look: Callable[[str, Files], Seen]
 ) -> Iterator[Seen]:
-    inside: dict[str, dict[str, Identity]] = {
-        name: {} for name in directories if name.count("/") < DEPTH and name != OWN
-    }
+    inside: dict[str, dict[str, Identity]] = {name: {} for name in directories if name.count("/") < DEPTH}
     for path, each in files.items():
         parts = path.split("/")
         for depth in range(1, min(DEPTH, len(parts) - 1) + 1):

@@ -84,9 +84,10 @@ def files_below(base: int) -> dict[str, Identity]:
     return look_below(base)[0]
 
 
-def look_below(base: int, path: str = "") -> tuple[dict[str, Identity], set[str]]:
+def look_below(base: int, path: str = "", *, skip_hidden: bool = False) -> tuple[dict[str, Identity], set[str]]:
     """`files_below`, and the relative paths of all directories.
 
+    `skip_hidden` passes over the direct children whose names begin with a dot: `.syncd`, `.git`, `.venv`.
     What vanishes while we look is left out: whoever compares two looks will see the difference.
     """
     found: dict[str, Identity] = {}
@@ -100,11 +101,12 @@ def look_below(base: int, path: str = "") -> tuple[dict[str, Identity], set[str]
             for child in children:
                 below = f"{path}/{child.name}" if path else child.name
                 if child.is_dir(follow_symlinks=False):
+                    if skip_hidden and child.name.startswith("."):
+                        continue
                     directories.add(below)
-                    if below != OWN:
-                        deeper, more = look_below(base, below)
-                        found.update(deeper)
-                        directories |= more
+                    deeper, more = look_below(base, below)
+                    found.update(deeper)
+                    directories |= more
                     continue
                 try:
                     found[below] = Identity.of(os.stat(child.name, dir_fd=fd, follow_symlinks=False))

@@ -80,19 +80,19 @@ class Record(Struct, frozen=True, kw_only=True):
 class Done(Struct, frozen=True, kw_only=True):
     """`done.json`: the task's result for good. The first create-only put wins, whoever makes it.
 
-    `attempt` finished the task; `result` names the commit (a line item), None where there is none.
+    `attempt` finished the task; `result` names the commit (a line item).
     """
 
     version: Literal[1] = 1
     attempt: Annotated[int, Meta(ge=1)]
-    result: str | None
+    result: str
     step: int | None
     time: float
     nonce: Nonce
 
-    def item(self, where: str) -> LineItem | None:
+    def item(self, where: str) -> LineItem:
         """The result's place, parsed; raises `Corrupt`."""
-        return None if self.result is None else parse_item(self.result, where)
+        return parse_item(self.result, where)
 
 
 def parse_record(data: bytes, where: str) -> Record:

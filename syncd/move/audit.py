@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from syncd.decide.retain import group
 from syncd.errors import Corrupt, NotFound
-from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys
 from syncd.move.objects import read_item
@@ -76,10 +75,9 @@ async def _done(store: Store, view: TaskView, result: Audit, *, deep: bool, gate
     if view.done is None:
         return
     try:
-        item: LineItem | None = view.done.item(view.keys.done)
-        if item:
-            found = view.commits.get(item) or await read_item(store, view.keys, item)
-            result.problems += await sound(store, view.keys, found, deep=deep, gate=gate)
+        item = view.done.item(view.keys.done)
+        found = view.commits.get(item) or await read_item(store, view.keys, item)
+        result.problems += await sound(store, view.keys, found, deep=deep, gate=gate)
     except (Corrupt, NotFound) as error:
         result.problems.append(f"{view.keys.done}: its result cannot be read: {error}")
 

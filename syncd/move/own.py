@@ -22,7 +22,9 @@ async def refuse_beside_another(store: Store, keys: Keys, now: float, verb: str)
         )
 
 
-async def own(store: Store, keys: Keys, *, node: str, now: float, gate: Gate) -> tuple[Owner, Started]:
+async def own(
+    store: Store, keys: Keys, *, node: str, now: float, gate: Gate, single_writer: bool = False
+) -> tuple[Owner, Started]:
     """Claim the task and record its line, each candidate checked by one listing instead of being fetched."""
 
     async def looks_whole(found: Committed) -> None:
@@ -30,7 +32,7 @@ async def own(store: Store, keys: Keys, *, node: str, now: float, gate: Gate) ->
         if wrong:
             raise Corrupt("; ".join(wrong[:3]))
 
-    owner = await claim(store, keys, node=node, now=now)
+    owner = await claim(store, keys, node=node, now=now, single_writer=single_writer)
     return owner, await start(store, owner, looks_whole)
 
 
@@ -40,9 +42,9 @@ async def plan_gc(store: Store, owner: Owner, started: Started, keep: int) -> li
     return await retain.plan(store, owner, line, keep)
 
 
-async def reset(store: Store, keys: Keys, *, node: str, now: float) -> list[Delete]:
+async def reset(store: Store, keys: Keys, *, node: str, now: float, single_writer: bool = False) -> list[Delete]:
     """Take the task, record a start from zero, and return what is to be deleted, in this order."""
-    owner = await claim(store, keys, node=node, now=now)
+    owner = await claim(store, keys, node=node, now=now, single_writer=single_writer)
     await put_record(store, owner, Record(line=(), why="reset", nonce=owner.nonce))
     return await plan_reset(store, keys)
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from syncd.decide.choose import candidates, line_to_record
-from syncd.errors import Corrupt, NotFound, Superseded
+from syncd.errors import ConfigError, Corrupt, Exists, NotFound, Superseded
 from syncd.model import canonical
 from syncd.model.attempt import Claim, LineItem, Record, Skipped
 from syncd.model.checkpoint import Committed
@@ -22,14 +22,34 @@ Fetch = Callable[[Committed], Awaitable[None]]
 """Restores a commit; raises `NotFound` or `Corrupt` when it is not whole."""
 
 
-async def claim(store: Store, keys: Keys, *, node: str, now: float, group: str | None = None) -> Owner:
-    """Rule 1: the next number, by a create-only put; "exists" by another means to list again."""
+async def claim(
+    store: Store, keys: Keys, *, node: str, now: float, group: str | None = None, single_writer: bool = False
+) -> Owner:
+    """Rule 1: the next number, by a create-only put; "exists" by another means to list again.
+
+    The same put once more must be refused: a store that takes it ignores the condition (old Ceph does), and two nodes
+    would own one attempt. Raises `ConfigError` then, unless `single_writer` takes that risk by name.
+    """
     while True:
         number = (await standing(store, keys)).newest + 1
         nonce = secrets.token_hex(16)
         claimed = Claim(task=keys.task, attempt=number, node=node, nonce=nonce, time=now, group=group)
-        if await create_once(store, keys.claim(number), canonical.encode(claimed)):
+        data = canonical.encode(claimed)
+        if await create_once(store, keys.claim(number), data):
+            if not single_writer:
+                await _see_refusal(store, keys.claim(number), data)
             return Owner(keys, number, nonce)
+
+
+async def _see_refusal(store: Store, key: str, data: bytes) -> None:
+    try:
+        await store.create(key, data)
+    except Exists:
+        return
+    raise ConfigError(
+        f"{key}: this store overwrites what a create-only put must not touch, so two nodes could own one task;"
+        " use another store, or SYNCD_SINGLE_WRITER=1 if never two nodes run this task at once"
+    )
 
 
 @dataclass(frozen=True, slots=True)

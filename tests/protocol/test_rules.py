@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.errors import Corrupt, Exists, Superseded
+from syncd.errors import ConfigError, Corrupt, Exists, Superseded
 from syncd.model import canonical
 from syncd.model.attempt import Done, Record
 from syncd.model.keys import Keys
@@ -102,6 +102,16 @@ async def test_I3_a_lost_answer_to_the_claim_is_recognised_by_its_nonce() -> Non
     owner = await claim(LosesFirstAnswer(inner), KEYS, node="a", now=0.0)
     assert owner.attempt == 1
     assert await claim(inner, KEYS, node="b", now=0.0) != owner
+
+
+async def test_I3_a_store_that_ignores_the_condition_is_refused_unless_the_risk_is_taken_by_name() -> None:
+    class Ignores(Around):
+        async def create(self, key: str, data: bytes) -> None:
+            await self.inner.put(key, data)
+
+    with pytest.raises(ConfigError, match="SYNCD_SINGLE_WRITER"):
+        await claim(Ignores(MemoryStore()), KEYS, node="a", now=0.0)
+    assert (await claim(Ignores(MemoryStore()), KEYS, node="a", now=0.0, single_writer=True)).attempt == 1
 
 
 async def test_I3_another_ones_object_is_never_taken_for_ours() -> None:

@@ -1,0 +1,270 @@
+"""What runs beside the trainer's life: looking, pushing, beating, telling. Its tasks belong to the daemon's group."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syncd.errors import Superseded, SyncdError
+from syncd.keeper import Keeper
+from syncd.local.files import write_small
+from syncd.local.tree import OWN
+from syncd.local.watch import Nudge, watching
+from syncd.model import canonical
+from syncd.move.budget import Budget
+from syncd.move.loose import SEGMENT_AGE, Loose, OutputLog
+from syncd.move.start import AlreadyDone, fence
+from syncd.show.events import EventLog
+from syncd.show.status import Board, Reporter, read_beat
+from syncd.stopping import Stop
+from syncd.store.wrap import Retrying
+
+log = logging.getLogger("syncd")
+Listener = Callable[[str, Mapping[str, object]], Awaitable[None]]
+PUSHING_STATES = ("training", "restarting", "draining")
+LAST_WORDS = 2.0
+"""Seconds for the last heartbeat and status: nothing depends on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The settings that the daemon goes by, in seconds; see `syncd.config` for their meaning."""
+
+    grace: float = 30.0
+    stall_after: float = 3600.0
+    max_restarts: int = 3
+    scan_interval: float = 10.0
+    heartbeat: float = 30.0
+    watch_events: bool = True
+    extra: tuple[str, ...] = ()
+
+
+class Beside:
+    """The loops beside a trainer's life, and the state that they share with it."""
+
+    def __init__(
+        self,
+        *,
+        keeper: Keeper,
+        store: Retrying,
+        budget: Budget,
+        events: EventLog,
+        output: OutputLog,
+        pace: Pace,
+        tell: Listener,
+        stop: Stop,
+        session: str,
+    ) -> None:
+        """`tell(hook, body)`: passes events and heartbeats on to observers; `session`: new in each life of the daemon."""
+        self.keeper, self.store, self.budget, self.events, self.output = keeper, store, budget, events, output
+        self.pace, self.tell, self.stop = pace, tell, stop
+        self.board = Board()
+        self.reporter = Reporter(self.board, keeper, budget, store.health, session, pace.heartbeat)
+        self.nudge = Nudge()
+        self.root_lock, self.push_lock = asyncio.Lock(), asyncio.Lock()
+        self.last_upload: float | None = None
+        self.progress_at = time.monotonic()
+        self.signs = False
+        """Whether the trainer ever gave a sign of progress: without any there is nothing to judge a stall by."""
+        self._new_checkpoint = False
+        self._loose: Loose | None = None
+        self._told: asyncio.Queue[dict[str, object]] = asyncio.Queue(maxsize=10_000)
+        self._to_push, self._refresh = asyncio.Event(), asyncio.Event()
+        events.listeners.append(self._heard)
+        store.health.listeners.append(self._store_changed)
+
+    @property
+    def root(self) -> Path:
+        return self.keeper.root.path
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """All loops run while the context lasts. What crashes in one ends the context (and the process)."""
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            self._watch_loop, self._push_loop, self._beat_loop, self._store_loop, self._tell_loop, self._status_loop
+        ]  # fmt: skip
+        with watching(self.root, self.nudge, enabled=self.pace.watch_events):
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(loop(), name=loop.__name__) for loop in loops]
+                try:
+                    yield
+                finally:
+                    for task in running:
+                        task.cancel()
+
+    # ---- what the trainer's life asks for
+
+    def enter(self, state: str) -> None:
+        """Change the state that is shown, and by which the loops go."""
+        self.board.enter(state, time.time())
+        self._refresh.set()
+
+    def begun(self) -> None:
+        """There is an attempt: its loose files have a place, and the store's errors are waited out from now on."""
+        assert self.keeper.owner
+        self.store.patient = True
+        self._loose = Loose(self.store, self.keeper.owner, self.root, self.pace.extra, self.keeper.gate)
+        if self.keeper.newest:
+            self.board.durable_at = self.keeper.newest.manifest.time
+
+    def progress(self) -> None:
+        """The trainer got on."""
+        self.progress_at = time.monotonic()
+
+    def on_output(self, data: bytes) -> None:
+        """The trainer printed something: kept, and (where it never says its step) taken for progress."""
+        self.output.write(data)
+        self.signs = True
+        if self.board.beat.step is None:
+            self.progress()
+
+    def took_new_checkpoint(self) -> bool:
+        """Whether a new checkpoint was seen since this was last asked."""
+        new, self._new_checkpoint = self._new_checkpoint, False
+        return new
+
+    async def look(self, *, writer_gone: bool = False) -> None:
+        """Scan and pin; what cannot be read is told and seen again later."""
+        try:
+            async with self.root_lock:
+                new = await self.keeper.root.look(writer_gone=writer_gone)
+        except OSError as error:
+            self.events("disk_error", why=str(error))
+            return
+        if new:
+            self.progress()
+            self.signs = self._new_checkpoint = True
+        if self.keeper.root.waiting:
+            self._to_push.set()
+
+    async def push_waiting(self) -> None:
+        """Push until nothing waits. To be called with `push_lock` held."""
+        while self.keeper.root.waiting and self.board.state in PUSHING_STATES:
+            await self._push_one()
+
+    async def _push_one(self) -> None:
+        began = time.monotonic()
+        if not await self.keeper.push_next():
+            return
+        self.last_upload = time.monotonic() - began
+        self.board.durable_at = time.time()
+        self._refresh.set()
+        try:
+            await self.keeper.clean_up()
+        except Superseded as error:
+            self.stop.ask("superseded", str(error))
+        except AlreadyDone:
+            self.stop.ask("done", "the task has its result")
+
+    async def store_files(self, *, closing: bool = False) -> None:
+        """Events, output and extra files into the store; `closing`: the growing segments too."""
+        if self._loose is None:
+            return
+        try:
+            self.output.close_segment(0.0 if closing else SEGMENT_AGE)
+            await self._loose.events(self.events.path)
+            await self._loose.output(self.output)
+            await self._loose.extras()
+        except OSError as error:
+            self.events("disk_error", why=str(error))
+
+    async def last_words(self) -> None:
+        """The last status and heartbeat, best effort."""
+        with contextlib.suppress(TimeoutError, SyncdError, OSError):
+            async with asyncio.timeout(LAST_WORDS):
+                await asyncio.to_thread(self._write_status)
+                body = self.reporter.heartbeat()
+                if body and self.keeper.owner:
+                    await self.tell("heartbeat", canonical.builtins(body))
+                    await self.store.put(self.keeper.keys.heartbeat(self.keeper.owner.attempt), canonical.encode(body))
+
+    # ---- the loops
+
+    async def _watch_loop(self) -> None:
+        while True:
+            every = self.pace.scan_interval
+            await self.nudge.wait(min(every, 1.0) if self.keeper.root.settling else every)
+            if self.board.state in ("training", "restarting"):
+                await self.look()
+
+    async def _push_loop(self) -> None:
+        while True:
+            await self._to_push.wait()
+            self._to_push.clear()
+            async with self.push_lock:
+                await self.push_waiting()
+
+    async def _beat_loop(self) -> None:
+        """Heartbeats to observers; the store may be away."""
+        while True:
+            body = self.reporter.heartbeat()
+            if body:
+                await self.tell("heartbeat", canonical.builtins(body))
+            await asyncio.sleep(self.pace.heartbeat if body else 0.5)
+
+    async def _store_loop(self) -> None:
+        """What the store is asked and told regularly: are we still the owner, the heartbeat, loose files."""
+        while True:
+            if self.keeper.owner:
+                await self._ask_store()
+            await asyncio.sleep(self.pace.heartbeat if self.keeper.owner else 0.5)
+
+    async def _ask_store(self) -> None:
+        owner = self.keeper.owner
+        assert owner
+        try:
+            await fence(self.store, owner)
+        except Superseded as error:
+            self.stop.ask("superseded", str(error))
+        except AlreadyDone:
+            if self.board.state not in ("finishing", "done"):
+                self.stop.ask("done", "the task has its result")
+        if body := self.reporter.heartbeat():
+            await self.store.put(self.keeper.keys.heartbeat(owner.attempt), canonical.encode(body))
+        await self.store_files()
+
+    async def _tell_loop(self) -> None:
+        while True:
+            await self.tell("event", await self._told.get())
+
+    async def _status_loop(self) -> None:
+        """Read the trainer's beat, write our status: every two seconds, and when something happened."""
+        while True:
+            self._refresh.clear()
+            await self._read_beat()
+            try:
+                await asyncio.to_thread(self._write_status)
+            except OSError as error:
+                log.debug("status.json: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._refresh.wait(), 2.0)
+
+    async def _read_beat(self) -> None:
+        beat = await asyncio.to_thread(read_beat, self.root)
+        if beat is None or beat == self.board.beat:
+            return
+        moved = (beat.step, beat.phase) != (self.board.beat.step, self.board.beat.phase)
+        self.board.beat, self.signs = beat, True
+        if moved:
+            self.progress()
+
+    # ---- small things
+
+    def _write_status(self) -> None:
+        write_small(self.root / OWN / "status.json", canonical.encode(self.reporter.status()), durable=False)
+
+    def _heard(self, line: dict[str, object]) -> None:
+        if not self._told.full():
+            self._told.put_nowait(line)
+        self._refresh.set()
+
+    def _store_changed(self, error: str | None) -> None:
+        if error:
+            self.events("store_away", why=error)
+        else:
+            self.events("store_back")
