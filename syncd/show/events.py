@@ -10,7 +10,15 @@ from pathlib import Path
 log = logging.getLogger("syncd")
 LOUD = frozenset(
     {"checkpoint_damaged", "checkpoint_torn", "checkpoint_refused", "checkpoint_unreadable", "superseded"}
-    | {"store_away", "trainer_failed", "trainer_stalled", "torn_set_aside", "not_durable", "disk_error", "nothing_committed"}
+    | {
+        "store_away",
+        "trainer_failed",
+        "trainer_stalled",
+        "torn_set_aside",
+        "not_durable",
+        "disk_error",
+        "nothing_committed",
+    }
 )
 """Events that a person should look at: logged as warnings."""
 

@@ -1,10 +1,11 @@
 """What there is to know at a glance: the heartbeat's body and `.syncd/status.json`, from one snapshot."""
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from syncd.keeper import Keeper
 from syncd.local.files import read_small
@@ -73,7 +74,7 @@ class Reporter:
         """`.syncd/status.json`: for the trainer's contract file and for `syncd status`. Version 1."""
         keeper, board = self.keeper, self.board
         durable = keeper.newest.manifest if keeper.newest else None
-        usage = shutil.disk_usage(keeper.root.path)
+        usage = psutil.disk_usage(str(keeper.root.path))
         pushing = keeper.pushing
         rate = self.budget.measured_rate
         left = sum(pin.bytes for pin in keeper.root.waiting) + (pushing.bytes if pushing else 0)
@@ -100,6 +101,8 @@ class Reporter:
             "upload_bytes_per_second": rate,
             "seconds_to_durable": round(left / rate, 1) if rate and left else None,
             "disk_free_bytes": usage.free,
+            "memory_free_bytes": psutil.virtual_memory().available,
+            "daemon_rss_bytes": psutil.Process().memory_info().rss,
             "restarts": board.restarts,
             "retries": self.health.retries,
         }

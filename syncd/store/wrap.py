@@ -1,4 +1,4 @@
-"""Wrappers around any store, stacked by the composition root: retries."""
+"""Wrappers around any store, stacked by the composition root: opening at first use, retries."""
 
 import asyncio
 import random
@@ -11,6 +11,46 @@ from syncd.store import Entry, Gate, Source, Store
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class Opening:
+    """Opens the store at the first call, and again at the next where that failed.
+
+    So a store that is away when we start is waited out, shown and interrupted like one that goes away later.
+    """
+
+    def __init__(self, open_: Callable[[], Awaitable[Store]]) -> None:
+        self._open = open_
+        self._store: Store | None = None
+        self._lock = asyncio.Lock()
+
+    async def _get(self) -> Store:
+        async with self._lock:
+            if self._store is None:
+                self._store = await self._open()
+            return self._store
+
+    async def put(self, key: str, data: bytes) -> None:
+        await (await self._get()).put(key, data)
+
+    async def create(self, key: str, data: bytes) -> None:
+        await (await self._get()).create(key, data)
+
+    async def upload(self, key: str, source: Source, gate: Gate) -> None:
+        await (await self._get()).upload(key, source, gate)
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return await (await self._get()).get(key, offset, length)
+
+    async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
+        return await (await self._get()).list(prefix, shallow=shallow)
+
+    async def delete(self, key: str) -> None:
+        await (await self._get()).delete(key)
+
+    async def aclose(self) -> None:
+        if self._store is not None:
+            await self._store.aclose()
 
 
 class Health:

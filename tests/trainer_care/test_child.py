@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from syncd.errors import UsageError
+from syncd.local.files import read_noun, write_noun
 from syncd.model.local import ChildMark
 from syncd.trainer_care import processes
 from syncd.trainer_care.child import ChildTrainer, stop_orphan
-from syncd.local.files import read_noun, write_noun
 
 from .helpers import joined, pid_in, runs, script, until
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from syncd.local.files import read_noun, read_small, read_stamped, write_noun, write_small
 from syncd.model import canonical
 from syncd.model.local import Beat, ChildMark, Notice, Order, Ready, TrainerState, parse_beat
-from syncd.local.files import read_noun, read_small, read_stamped, write_noun, write_small
 
 ORDER = Order(id="a1", action="stop", grace=12.5, time=1.0)
 

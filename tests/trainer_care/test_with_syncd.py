@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from syncd.model.local import Order, Ready, TrainerState
 from syncd.local.files import read_noun, write_noun
+from syncd.model.local import Order, Ready, TrainerState
 from syncd.trainer_care.sidecar import install_script
 
 from .helpers import pid_in, runs, until

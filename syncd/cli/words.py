@@ -1,0 +1,36 @@
+"""How sizes and times are said to people."""
+
+import time
+
+
+def bytes_(count: int) -> str:
+    """`1.5 MiB`.
+
+    >>> bytes_(1536 << 10)
+    '1.5 MiB'
+    """
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def when(seconds: float) -> str:
+    """Local time of seconds since the epoch, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def ago(seconds: float) -> str:
+    """`3 m 20 s`.
+
+    >>> ago(200)
+    '3 m 20 s'
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} m"
