@@ -6,12 +6,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PY := .venv/bin/python
 
-.PHONY: demo test quick lint types imports setup minio mosquitto shellcheck constraints clean
+.PHONY: demo test quick lint types imports setup minio packages constraints clean
 
 demo: setup
 	$(PY) -m trainer.demo
 
-test: setup minio mosquitto shellcheck lint types imports
+test: setup minio packages lint types imports
 	$(PY) -m pytest
 
 quick: setup  ## the tests that take under a second each
@@ -43,11 +43,9 @@ setup: .venv/ready
 minio:
 	@tests/tools/get-minio
 
-mosquitto:
-	@tests/tools/get-package mosquitto
-
-shellcheck:
-	@tests/tools/get-package shellcheck
+# a broker, a checker and a third shell for the tests, by apt where they are absent and we are root
+packages:
+	@for name in mosquitto shellcheck busybox; do tests/tools/get-package $$name; done
 
 constraints:  ## renew the pins
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate --no-header \

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -13,3 +13,20 @@ def rng(request: pytest.FixtureRequest) -> Iterator[random.Random]:
     seed = int(os.environ.get("SYNCD_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"seed: SYNCD_TEST_SEED={seed}")
     yield random.Random(seed)
+
+
+SERVERS = ("MinIO", "Mosquitto")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where SYNCD_TEST_NO_SKIP is set (CI), a real server that is not here is a failure, not a skip."""
+    report = yield
+    if report.skipped and os.environ.get("SYNCD_TEST_NO_SKIP") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if reason.startswith(SERVERS):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, which CI does not allow: {reason}"
+    return report

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         default=3600.0, description="seconds without progress until the trainer is restarted; 0: never"
     )
     max_restarts: int = Field(
-        default=3, ge=0, description="trainer restarts without a new committed checkpoint before exit 76"
+        default=3, ge=0, description="trainer restarts without a new checkpoint before exit 76"
     )
     concurrency: int = Field(default=4, ge=1, le=256, description="transfers at the same time")
     memory_budget: Bytes = Field(
