@@ -27,6 +27,8 @@ from syncd.store.wrap import Retrying
 log = logging.getLogger("syncd")
 Listener = Callable[[str, Mapping[str, object]], Awaitable[None]]
 PUSHING_STATES = ("training", "restarting", "draining")
+DISK_PAUSE = 5.0
+"""Seconds before a push is tried again that our own disk refused."""
 LAST_WORDS = 2.0
 """Seconds for the last heartbeat and status: nothing depends on them."""
 
@@ -149,7 +151,12 @@ class Beside:
 
     async def _push_one(self) -> None:
         began = time.monotonic()
-        if not await self.keeper.push_next():
+        try:
+            if not await self.keeper.push_next():
+                return
+        except OSError as error:  # our own notes cannot be written: the pin waits until they can
+            self.events("disk_error", why=str(error))
+            await asyncio.sleep(DISK_PAUSE)
             return
         self.last_upload = time.monotonic() - began
         self.board.durable_at = time.time()

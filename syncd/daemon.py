@@ -18,7 +18,7 @@ from syncd.local.files import write_small
 from syncd.local.lock import locked
 from syncd.local.tree import OWN
 from syncd.model import canonical
-from syncd.model.local import Ready
+from syncd.model.local import Notice, Ready
 from syncd.move.budget import Budget
 from syncd.move.loose import OutputLog
 from syncd.move.start import AlreadyDone
@@ -57,6 +57,7 @@ class Daemon:
         self.keeper, self.budget, self.events = keeper, budget, events
         self.care, self.pace, self.env, self.attach = care, pace, env, attach
         self.session = secrets.token_hex(8)
+        self._own = keeper.root.path / OWN
         self.stop = Stop()
         self.beside = Beside(
             keeper=keeper,
@@ -126,7 +127,8 @@ class Daemon:
         ready = Ready(
             attempt=begun.attempt, checkpoint=begun.checkpoint, step=begun.step, session=self.session, time=time.time()
         )
-        await asyncio.to_thread(write_small, self.keeper.root.path / OWN / "ready.json", canonical.encode(ready))
+        (self._own / "notice.json").unlink(missing_ok=True)
+        await asyncio.to_thread(write_small, self._own / "ready.json", canonical.encode(ready))
         return True
 
     async def _end_writer(self) -> None:
@@ -242,6 +244,7 @@ class Daemon:
         """Let the trainer save and leave, push the newest, all within the grace."""
         deadline = asyncio.get_running_loop().time() + self.pace.grace
         self.beside.enter("draining")
+        await self._give_notice()
         if self.care.trainer.alive:
             ended = await self.care.trainer.stop(trainer_share(self.pace.grace, self.beside.last_upload))
             self.events("trainer_left", code=ended.code, seen=ended.seen)
@@ -256,6 +259,12 @@ class Daemon:
         except TimeoutError:
             self._not_durable("the grace is over")
         return await self._leave(code, "left")
+
+    async def _give_notice(self) -> None:
+        """Tell a trainer that looks (contract: notice.json) when all must be over."""
+        notice = Notice(at=time.time() + self.pace.grace, reason=self.stop.text or None, time=time.time())
+        with contextlib.suppress(OSError):  # a full disk must not keep us from draining
+            await asyncio.to_thread(write_small, self._own / "notice.json", canonical.encode(notice), durable=False)
 
     async def _finish(self) -> int:
         """The trainer has finished: all is pushed and named, however long it takes, unless we are asked to stop."""

@@ -252,7 +252,7 @@ class Keeper:
             self.say("checkpoint_torn", checkpoint=pin.name, why=str(error))
             await self.root.let_go(pin)
             return None
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, OSError):
             self.root.waiting.insert(0, self.pushing)  # with the name that was assigned meanwhile
             raise
         finally:

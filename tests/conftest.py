@@ -2,7 +2,9 @@
 
 import os
 import random
+import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,14 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"skipped, which CI does not allow: {reason}"
     return report
+
+
+@pytest.fixture
+def ram_path(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: thousands of fsyncs on a busy disk take minutes and prove nothing more."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shared, prefix="syncd-test-") as made:
+        yield Path(made)

@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
+from syncd_mqtt import Mqtt
+from syncd_s3 import S3Settings
+
 from syncd.cli import VERBS
 from syncd.config import Settings, make_table
 from syncd.config.table import knobs
 from syncd.hooks.loading import hook_names
 from syncd.show.events import LOUD
-from syncd_mqtt import Mqtt
-from syncd_s3 import S3Settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -76,4 +77,6 @@ def test_settings_have_a_line_of_help_each() -> None:
 def test_nothing_is_ever_unpickled_I9_() -> None:
     """No module of syncd or of its plugins imports what loads pickles."""
     for path in [*(ROOT / "syncd").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
-        assert not re.search(r"^\s*(import|from) (pickle|dill|torch|shelve|marshal)\b", path.read_text(), re.MULTILINE), path
+        assert not re.search(
+            r"^\s*(import|from) (pickle|dill|torch|shelve|marshal)\b", path.read_text(), re.MULTILINE
+        ), path

@@ -75,9 +75,7 @@ class Settings(BaseSettings):
     stall_after: Seconds = Field(
         default=3600.0, description="seconds without progress until the trainer is restarted; 0: never"
     )
-    max_restarts: int = Field(
-        default=3, ge=0, description="trainer restarts without a new checkpoint before exit 76"
-    )
+    max_restarts: int = Field(default=3, ge=0, description="trainer restarts without a new checkpoint before exit 76")
     concurrency: int = Field(default=4, ge=1, le=256, description="transfers at the same time")
     memory_budget: Bytes = Field(
         default=64 << 20, ge=1 << 20, description="bytes of memory for transfers, such as 64MiB"

@@ -38,6 +38,7 @@ class Root:
         """Content that is pinned, stored or refused already: the same is not taken again."""
         self.families: set[str] = set()
         self._unchanged: dict[str, tuple[Fingerprint, float]] = {}
+        self._troubles: dict[str, str] = {}
         self._monotonic = monotonic
 
     def scan_now(self) -> list[Seen]:
@@ -87,12 +88,15 @@ class Root:
             self.say("checkpoint_refused", checkpoint=seen.name, why=str(error))
             return None
         except OSError as error:
-            self.say("checkpoint_unreadable", checkpoint=seen.name, why=str(error))
+            if self._troubles.get(seen.name) != str(error):  # once, not at each scan
+                self._troubles[seen.name] = str(error)
+                self.say("checkpoint_unreadable", checkpoint=seen.name, why=str(error))
             return None
         for old in [each for each in self.waiting if each.name == seen.name]:
             await self.let_go(old)
         self.known[seen.name] = seen.fingerprint
         self._unchanged.pop(seen.name, None)
+        self._troubles.pop(seen.name, None)
         self.waiting.append(pin)
         self.say(
             "checkpoint_seen",

@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from syncd.errors import Corrupt, NotFound, Torn
+from syncd.errors import ConfigError, Corrupt, NotFound, Torn
 from syncd.local.digest import crc_of, matches, sum_file
 from syncd.local.place import Place
 from syncd.local.tree import files_below, open_beneath, opened
@@ -13,21 +13,31 @@ from syncd.model.keys import Keys
 from syncd.model.names import check_path
 from syncd.store import Gate, Store
 
+RANGES_AT_ONCE = 4
+"""Ranges of one file that are fetched at once."""
+
 
 async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: Gate) -> Path:
     """Put a committed checkpoint in place under its own name; returns where it lies.
 
     A directory that is already there with the same files, byte for byte, is left as it is. Raises `NotFound` or
-    `Corrupt` when any object is missing or damaged: nothing has then appeared under the checkpoint's name.
+    `Corrupt` when any object is missing or damaged, `ConfigError` when this disk does not take it: nothing has then
+    appeared under the checkpoint's name.
     """
     manifest = found.manifest
     target = place.root / manifest.name
     if await asyncio.to_thread(holds, target, manifest):
         return target
-    staged = place.new_staging()
-    await download(store, keys, manifest, staged, gate)
-    whole = staged / manifest.files[0].path if manifest.kind == "file" else staged
-    return await asyncio.to_thread(place.put_in_place, whole, manifest.name)
+    try:
+        staged = place.new_staging()
+        await download(store, keys, manifest, staged, gate)
+        whole = staged / manifest.files[0].path if manifest.kind == "file" else staged
+        return await asyncio.to_thread(place.put_in_place, whole, manifest.name)
+    except OSError as error:
+        raise ConfigError(
+            f"{manifest.name} ({manifest.bytes} bytes) cannot be restored into {place.root}: {error.strerror};"
+            " make room there, or name another SYNCD_ROOT"
+        ) from None
 
 
 async def download(store: Store, keys: Keys, manifest: Manifest, to: Path, gate: Gate) -> None:
@@ -53,16 +63,33 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) 
         digests = entry.sum.ranges or (entry.sum.digest,)
         if len(digests) != len(pieces):
             raise Corrupt(f"{key}: {len(digests)} sums for {len(pieces)} ranges")
-        for (offset, length), digest in zip(pieces, digests, strict=True):
-            async with gate(length):
-                data = await store.get(key, offset, length) if length else b""
-                await asyncio.to_thread(_place, fd, offset, length, digest, data, key)
+        await _ranges(store, key, fd, list(zip(pieces, digests, strict=True)), gate)
         if entry.size == 0 and await store.get(key) != b"":
             raise Corrupt(f"{key}: not empty, as the manifest says")
         if entry.sum.ranges and await asyncio.to_thread(sum_file, fd, entry.size) != entry.sum:
             raise Corrupt(f"{key}: the whole has another sum than the manifest says")
     finally:
         os.close(fd)
+
+
+async def _ranges(store: Store, key: str, fd: int, pieces: list[tuple[tuple[int, int], str]], gate: Gate) -> None:
+    """Get a few ranges of one file at once, but write one at a time: writers of one inode spin on its lock."""
+    writing = asyncio.Lock()
+    left = iter(pieces)
+
+    async def worker() -> None:
+        for (offset, length), digest in left:
+            async with gate(length):
+                data = await store.get(key, offset, length) if length else b""
+                async with writing:
+                    await asyncio.to_thread(_place, fd, offset, length, digest, data, key)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(RANGES_AT_ONCE, len(pieces))):
+                tasks.create_task(worker())
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 def _create(to: Path, entry: FileEntry) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from syncd.errors import ConfigError, Denied, Exists, NotFound, StoreError, Torn, Transient
+from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn, Transient
 from syncd.local.digest import matches
 from syncd.model.checkpoint import ranges
 from syncd.store import Entry, Gate, Source
@@ -216,7 +216,10 @@ class FileStore:
 
 
 def _copy(source: Source, fd: int, offset: int, length: int, digest: str) -> None:
-    data = source.read(offset, length)
+    try:
+        data = source.read(offset, length)
+    except OSError as error:  # of the source's disk, not of ours: waiting does not mend it
+        raise Torn(f"bytes {offset} to {offset + length} cannot be read: {error.strerror}") from None
     if not matches(data, digest):
         raise Torn(f"bytes {offset} to {offset + length} are not those that were summed: the file changed")
     view = memoryview(data)
@@ -239,7 +242,7 @@ def _translate(root: Path, key: str) -> Iterator[None]:
     """Say an operating system's error in the store's words."""
     try:
         yield
-    except StoreError:
+    except SyncdError:
         raise
     except FileExistsError:
         raise Exists(f"{root}/{key} exists already") from None

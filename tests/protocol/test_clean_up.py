@@ -36,9 +36,9 @@ async def commits(store: Store) -> list[str]:
     return [entry.key for entry in await store.list("task/") if "/manifests/" in entry.key]
 
 
-async def test_I7_gc_keeps_the_newest_of_the_line_and_what_is_marked(tmp_path: Path) -> None:
+async def test_I7_gc_keeps_the_newest_of_the_line_and_what_is_marked(ram_path: Path) -> None:
     store = MemoryStore()
-    await run_of(store, tmp_path / "a", (1, 2, 3, 4, 5))
+    await run_of(store, ram_path / "a", (1, 2, 3, 4, 5))
     await store.create("task/attempt-0001/kept/checkpoint-2.json", b"{}")
     await gc(store, keep=2)
     assert [key.rsplit("/", 1)[-1] for key in await commits(store)] == [
@@ -49,10 +49,10 @@ async def test_I7_gc_keeps_the_newest_of_the_line_and_what_is_marked(tmp_path: P
     await verify(store)
 
 
-async def test_I7_gc_removes_orphans_and_late_commits_of_a_zombie(tmp_path: Path) -> None:
+async def test_I7_gc_removes_orphans_and_late_commits_of_a_zombie(ram_path: Path) -> None:
     store = MemoryStore()
-    zombie = await run_of(store, tmp_path / "a", (1, 2))
-    await run_of(store, tmp_path / "b", (3,))
+    zombie = await run_of(store, ram_path / "a", (1, 2))
+    await run_of(store, ram_path / "b", (3,))
     zombie.save(9, lineage="zombie")
     await zombie.keeper.root.look()
     assert await zombie.keeper.push_next()
@@ -66,9 +66,9 @@ async def test_I7_gc_removes_orphans_and_late_commits_of_a_zombie(tmp_path: Path
     await verify(store)
 
 
-async def test_gc_and_reset_refuse_beside_a_fresh_heartbeat(tmp_path: Path) -> None:
+async def test_gc_and_reset_refuse_beside_a_fresh_heartbeat(ram_path: Path) -> None:
     store = MemoryStore()
-    await run_of(store, tmp_path / "a", (1,))
+    await run_of(store, ram_path / "a", (1,))
     body = HeartbeatBody(
         task="task", attempt=1, node="a", session="s", seq=1, time=1000.0, interval=30.0, state="training"
     )
@@ -78,27 +78,27 @@ async def test_gc_and_reset_refuse_beside_a_fresh_heartbeat(tmp_path: Path) -> N
     await refuse_beside_another(store, KEYS, 1100.0, "gc")
 
 
-async def test_reset_leaves_claims_and_records_and_the_next_start_is_from_zero(tmp_path: Path) -> None:
+async def test_reset_leaves_claims_and_records_and_the_next_start_is_from_zero(ram_path: Path) -> None:
     store = MemoryStore()
-    node = await run_of(store, tmp_path / "a", (1, 2))
+    node = await run_of(store, ram_path / "a", (1, 2))
     (node.root / "final").mkdir()
     (node.root / "final" / "m").write_text("model")
     await node.keeper.finish()
     await carry_out(store, await reset(store, KEYS, node="operator", now=0.0))
     assert {entry.key.rsplit("/", 1)[-1] for entry in await store.list("task/")} == {"attempt.json", "resume.json"}
-    again = Node(store, tmp_path / "c")
+    again = Node(store, ram_path / "c")
     assert (await again.boot()).checkpoint is None
     await verify(store)
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_I1_I7_death_at_every_mutation_of_gc_loses_nothing(tmp_path: Path, late: bool) -> None:
+async def test_I1_I7_death_at_every_mutation_of_gc_loses_nothing(ram_path: Path, late: bool) -> None:
     points = 0
     while True:
         store = MemoryStore()
-        await run_of(store, tmp_path / "a", (1, 2, 3, 4, 5))
+        await run_of(store, ram_path / "a", (1, 2, 3, 4, 5))
         await store.put("task/attempt-0001/checkpoint-7/model.bin", b"orphan")
-        shutil.rmtree(tmp_path / "a")
+        shutil.rmtree(ram_path / "a")
         try:
             await gc(CrashingStore(store, at=points, late=late))
         except NodeDied:
@@ -106,20 +106,20 @@ async def test_I1_I7_death_at_every_mutation_of_gc_loses_nothing(tmp_path: Path,
         else:
             break
         await verify(store)
-        next_node = Node(store, tmp_path / "n")
+        next_node = Node(store, ram_path / "n")
         assert (await next_node.boot()).step == 5
         assert next_node.holds(5)
-        shutil.rmtree(tmp_path / "n")
+        shutil.rmtree(ram_path / "n")
     print(f"{points} kill points in gc")
     assert points >= 15
 
 
-async def test_death_at_every_mutation_of_reset_leaves_a_store_that_starts(tmp_path: Path) -> None:
+async def test_death_at_every_mutation_of_reset_leaves_a_store_that_starts(ram_path: Path) -> None:
     points = 0
     while True:
         store = MemoryStore()
-        await run_of(store, tmp_path / "a", (1, 2, 3))
-        shutil.rmtree(tmp_path / "a")
+        await run_of(store, ram_path / "a", (1, 2, 3))
+        shutil.rmtree(ram_path / "a")
         crashing = CrashingStore(store, at=points)
         try:
             await carry_out(crashing, await reset(crashing, KEYS, node="operator", now=0.0))
@@ -129,7 +129,7 @@ async def test_death_at_every_mutation_of_reset_leaves_a_store_that_starts(tmp_p
             break
         await verify(store)
         recorded = KEYS.record(2) in store.objects
-        begun = await Node(store, tmp_path / "n").boot()
+        begun = await Node(store, ram_path / "n").boot()
         assert begun.step == (None if recorded else 3)
-        shutil.rmtree(tmp_path / "n")
+        shutil.rmtree(ram_path / "n")
     assert points >= 10

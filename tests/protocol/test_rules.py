@@ -20,8 +20,8 @@ from syncd.testing.stores import Around
 KEYS = Keys("task")
 
 
-async def two_commits(store: Store, tmp_path: Path) -> Node:
-    node = Node(store, tmp_path / "a")
+async def two_commits(store: Store, ram_path: Path) -> Node:
+    node = Node(store, ram_path / "a")
     await node.boot()
     for step in (1, 2):
         node.save(step)
@@ -42,7 +42,7 @@ class Before(Around):
             await action()
 
 
-async def test_I1_nothing_counts_before_the_manifest_and_everything_is_stored_by_then(tmp_path: Path) -> None:
+async def test_I1_nothing_counts_before_the_manifest_and_everything_is_stored_by_then(ram_path: Path) -> None:
     order: list[tuple[str, str]] = []
 
     class Watcher(Around):
@@ -50,7 +50,7 @@ async def test_I1_nothing_counts_before_the_manifest_and_everything_is_stored_by
             if verb in ("upload", "create", "list"):
                 order.append((verb, key))
 
-    node = Node(Watcher(MemoryStore()), tmp_path / "a")
+    node = Node(Watcher(MemoryStore()), ram_path / "a")
     await node.boot()
     order.clear()
     node.save(1)
@@ -62,25 +62,25 @@ async def test_I1_nothing_counts_before_the_manifest_and_everything_is_stored_by
     assert max(uploads) < checked < manifest
 
 
-async def test_I1_a_file_that_the_store_lost_before_the_commit_is_sent_again(tmp_path: Path) -> None:
+async def test_I1_a_file_that_the_store_lost_before_the_commit_is_sent_again(ram_path: Path) -> None:
     inner = MemoryStore()
 
     async def lose() -> None:
         await inner.delete("task/attempt-0001/checkpoint-1/model.bin")
 
-    node = Node(Before(inner, "list", "checkpoint-1/", lose), tmp_path / "a")
+    node = Node(Before(inner, "list", "checkpoint-1/", lose), ram_path / "a")
     await node.boot()
     node.save(1)
     await node.push_all()
     await verify(inner)
 
 
-async def test_I2_objects_that_no_manifest_names_are_never_restored(tmp_path: Path) -> None:
+async def test_I2_objects_that_no_manifest_names_are_never_restored(ram_path: Path) -> None:
     store = MemoryStore()
-    await two_commits(store, tmp_path)
+    await two_commits(store, ram_path)
     await store.put("task/attempt-0001/checkpoint-9/model.bin", b"half of a newer one")
     await store.put("task/latest", b"checkpoint-9")
-    begun = await Node(store, tmp_path / "b").boot()
+    begun = await Node(store, ram_path / "b").boot()
     assert begun.checkpoint == "checkpoint-2"
 
 
@@ -121,31 +121,31 @@ async def test_I3_another_ones_object_is_never_taken_for_ours() -> None:
     assert not await create_once(store, "k", b"theirs")
 
 
-async def test_I4_a_commit_after_the_successors_record_is_restored_by_nobody(tmp_path: Path) -> None:
+async def test_I4_a_commit_after_the_successors_record_is_restored_by_nobody(ram_path: Path) -> None:
     store = MemoryStore()
-    zombie = await two_commits(store, tmp_path)
-    second = Node(store, tmp_path / "b")
+    zombie = await two_commits(store, ram_path)
+    second = Node(store, ram_path / "b")
     assert (await second.boot()).checkpoint == "checkpoint-2"
     zombie.save(3, lineage="zombie")
     await zombie.keeper.root.look()
     assert await zombie.keeper.push_next()
-    third = Node(store, tmp_path / "c")
+    third = Node(store, ram_path / "c")
     assert (await third.boot()).checkpoint == "checkpoint-2"
     assert third.holds(2)
 
 
-async def test_I4_an_attempt_that_never_recorded_is_passed_over(tmp_path: Path) -> None:
+async def test_I4_an_attempt_that_never_recorded_is_passed_over(ram_path: Path) -> None:
     store = MemoryStore()
-    await two_commits(store, tmp_path)
+    await two_commits(store, ram_path)
     await claim(store, KEYS, node="died", now=0.0)
-    begun = await Node(store, tmp_path / "c").boot()
+    begun = await Node(store, ram_path / "c").boot()
     assert (begun.attempt, begun.checkpoint) == (3, "checkpoint-2")
 
 
-async def test_I4_a_passed_attempt_that_records_meanwhile_is_chosen_from_again(tmp_path: Path) -> None:
+async def test_I4_a_passed_attempt_that_records_meanwhile_is_chosen_from_again(ram_path: Path) -> None:
     """Rule 6: while the third chooses, the second records, trains and commits."""
     store = MemoryStore()
-    await two_commits(store, tmp_path)
+    await two_commits(store, ram_path)
     second = await claim(store, KEYS, node="slow", now=0.0)
 
     async def fetch_nothing(found: object) -> None:
@@ -165,26 +165,26 @@ async def start_line(store: Store) -> tuple[str, ...]:
     return tuple(str(found.item) for found in reversed((await read_commits(store, KEYS, 1)).good))
 
 
-async def test_I4_the_record_says_what_was_restored_and_skipped_ones_leave_the_line(tmp_path: Path) -> None:
+async def test_I4_the_record_says_what_was_restored_and_skipped_ones_leave_the_line(ram_path: Path) -> None:
     store = MemoryStore()
-    await two_commits(store, tmp_path)
+    await two_commits(store, ram_path)
     store.objects["task/attempt-0001/checkpoint-2/model.bin"] = b"x" * 672
-    second = Node(store, tmp_path / "b")
+    second = Node(store, ram_path / "b")
     assert (await second.boot()).checkpoint == "checkpoint-1"
     record = await read_record(store, KEYS, 2)
     assert record and [line.split(" ")[0] for line in record.line] == ["attempt-0001/checkpoint-1"]
     assert "checkpoint-2" in record.skipped[0].key
     assert [event for event, _ in second.events if event == "checkpoint_damaged"]
-    third = Node(store, tmp_path / "c")
+    third = Node(store, ram_path / "c")
     assert (await third.boot()).checkpoint == "checkpoint-1"
 
 
-async def test_I4_newest_is_the_highest_number_not_the_highest_step(tmp_path: Path) -> None:
+async def test_I4_newest_is_the_highest_number_not_the_highest_step(ram_path: Path) -> None:
     store = MemoryStore()
-    node = await two_commits(store, tmp_path)
+    node = await two_commits(store, ram_path)
     node.save(1, lineage="went back")
     await node.push_all()
-    second = Node(store, tmp_path / "b")
+    second = Node(store, ram_path / "b")
     assert (await second.boot()).checkpoint == "checkpoint-1"
     assert second.holds(1, lineage="went back")
     assert "task/attempt-0001/manifests/checkpoint-1.2.json" in store.objects
@@ -192,9 +192,9 @@ async def test_I4_newest_is_the_highest_number_not_the_highest_step(tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["flip", "short", "gone", "manifest", "manifest gone", "other digest"])
-async def test_I5_a_damaged_checkpoint_means_the_next_older_one(tmp_path: Path, damage: str) -> None:
+async def test_I5_a_damaged_checkpoint_means_the_next_older_one(ram_path: Path, damage: str) -> None:
     store = MemoryStore()
-    await two_commits(store, tmp_path)
+    await two_commits(store, ram_path)
     file, manifest = "task/attempt-0001/checkpoint-2/model.bin", "task/attempt-0001/manifests/checkpoint-2.json"
     if damage == "flip":
         store.objects[file] = b"\0" + store.objects[file][1:]
@@ -207,50 +207,50 @@ async def test_I5_a_damaged_checkpoint_means_the_next_older_one(tmp_path: Path, 
     elif damage == "manifest gone":
         del store.objects[manifest]
     else:
-        await Node(store, tmp_path / "x").boot()
+        await Node(store, ram_path / "x").boot()
         store.objects[manifest] = store.objects[manifest].replace(b'"step":2', b'"step":7')
-    second = Node(store, tmp_path / "b")
+    second = Node(store, ram_path / "b")
     begun = await second.boot()
     assert begun.checkpoint == "checkpoint-1"
     assert second.holds(1)
     assert not (second.root / "checkpoint-2").exists()
 
 
-async def test_I5_a_line_that_cannot_be_read_is_never_a_start_from_zero(tmp_path: Path) -> None:
+async def test_I5_a_line_that_cannot_be_read_is_never_a_start_from_zero(ram_path: Path) -> None:
     store = MemoryStore()
-    await two_commits(store, tmp_path)
-    await Node(store, tmp_path / "b").boot()
+    await two_commits(store, ram_path)
+    await Node(store, ram_path / "b").boot()
     store.objects["task/attempt-0002/resume.json"] = b"{torn"
     with pytest.raises(Corrupt, match="Not starting from zero"):
-        await Node(store, tmp_path / "c").boot()
+        await Node(store, ram_path / "c").boot()
 
 
-async def test_I5_the_fence_stops_a_node_that_was_overtaken_while_it_restored(tmp_path: Path) -> None:
+async def test_I5_the_fence_stops_a_node_that_was_overtaken_while_it_restored(ram_path: Path) -> None:
     store = MemoryStore()
-    await two_commits(store, tmp_path)
+    await two_commits(store, ram_path)
 
     async def overtake() -> None:
-        await Node(store, tmp_path / "c").boot()
+        await Node(store, ram_path / "c").boot()
 
-    slow = Node(Before(store, "get", "checkpoint-2/model.bin", overtake), tmp_path / "b")
+    slow = Node(Before(store, "get", "checkpoint-2/model.bin", overtake), ram_path / "b")
     with pytest.raises(Superseded):
         await slow.boot()
     assert await read_record(store, KEYS, 2) is None
 
 
-async def test_a_finished_task_is_not_started_again(tmp_path: Path) -> None:
+async def test_a_finished_task_is_not_started_again(ram_path: Path) -> None:
     store = MemoryStore()
-    node = await two_commits(store, tmp_path)
+    node = await two_commits(store, ram_path)
     done = await node.keeper.finish()
     assert done.result and done.result.startswith("attempt-0001/checkpoint-2 ")
     with pytest.raises(AlreadyDone):
-        await Node(store, tmp_path / "b").boot()
+        await Node(store, ram_path / "b").boot()
 
 
-async def test_of_two_finishers_the_first_result_stands(tmp_path: Path) -> None:
+async def test_of_two_finishers_the_first_result_stands(ram_path: Path) -> None:
     store = MemoryStore()
-    zombie = await two_commits(store, tmp_path)
-    second = Node(store, tmp_path / "b")
+    zombie = await two_commits(store, ram_path)
+    second = Node(store, ram_path / "b")
     await second.boot()
     for node in (zombie, second):
         (node.root / "final").mkdir()
@@ -263,9 +263,9 @@ async def test_of_two_finishers_the_first_result_stands(tmp_path: Path) -> None:
     await verify(store)
 
 
-async def test_I7_retention_keeps_two_of_the_line_and_local_deletes_delete_nothing(tmp_path: Path) -> None:
+async def test_I7_retention_keeps_two_of_the_line_and_local_deletes_delete_nothing(ram_path: Path) -> None:
     store = MemoryStore()
-    node = Node(store, tmp_path / "a", keep=1)
+    node = Node(store, ram_path / "a", keep=1)
     await node.boot()
     for step in (1, 2, 3, 4):
         path = node.save(step)
@@ -279,15 +279,15 @@ async def test_I7_retention_keeps_two_of_the_line_and_local_deletes_delete_nothi
     await verify(store)
 
 
-async def test_I7_a_finished_model_of_another_attempt_is_not_deleted(tmp_path: Path) -> None:
+async def test_I7_a_finished_model_of_another_attempt_is_not_deleted(ram_path: Path) -> None:
     store = MemoryStore()
-    zombie = await two_commits(store, tmp_path)
+    zombie = await two_commits(store, ram_path)
     (zombie.root / "final").mkdir()
     (zombie.root / "final" / "model").write_text("zombie")
     pin = await zombie.keeper.root.pin(await zombie.keeper.root.final())  # type: ignore[arg-type]
     assert pin
     await zombie.keeper.push_next()
-    second = Node(store, tmp_path / "b")
+    second = Node(store, ram_path / "b")
     begun = await second.boot()
     assert begun.checkpoint == "checkpoint-2", "a finished model is no point to resume from"
     second.save(3)
@@ -296,14 +296,14 @@ async def test_I7_a_finished_model_of_another_attempt_is_not_deleted(tmp_path: P
 
 
 @pytest.mark.slow
-async def test_I1_I3_I5_through_a_store_that_loses_requests_and_answers(tmp_path: Path, rng: random.Random) -> None:
+async def test_I1_I3_I5_through_a_store_that_loses_requests_and_answers(ram_path: Path, rng: random.Random) -> None:
     async def no_wait(seconds: float) -> None:
         return None
 
     for round_ in range(30):
         inner = MemoryStore()
         store = Retrying(FlakyStore(inner, rng, 0.3), sleep=no_wait, rng=rng)
-        home = tmp_path / str(round_)
+        home = ram_path / str(round_)
         node = Node(store, home / "a")
         await node.boot()
         for step in (1, 2, 3):
