@@ -79,6 +79,7 @@ class Beside:
         self._to_push, self._refresh = asyncio.Event(), asyncio.Event()
         events.listeners.append(self._heard)
         store.health.listeners.append(self._store_changed)
+        keeper.on_claim = self._claimed
 
     @property
     def root(self) -> Path:
@@ -106,8 +107,13 @@ class Beside:
         self.board.enter(state, time.time())
         self._refresh.set()
 
+    def _claimed(self) -> None:
+        """From now on we never exit for the store's sake; the attempt's log begins."""
+        self.store.patient = True
+        self.events.begin_attempt()
+
     def begun(self) -> None:
-        """There is an attempt: its loose files have a place, and the store's errors are waited out from now on."""
+        """The attempt goes on from here: its loose files have a place, and the store's errors are waited out."""
         assert self.keeper.owner
         self.store.patient = True
         self._loose = Loose(self.store, self.keeper.owner, self.root, self.pace.extra, self.keeper.gate)

@@ -43,6 +43,7 @@ class Keeper:
     """Everything that happens between one root and one task. Called by one task at a time.
 
     `keep`: commits of the line kept in the store; `backlog`: checkpoints that may wait beside the one under way.
+    `on_claim` is called when a new attempt is ours, before anything is told of it.
     """
 
     store: Store
@@ -56,6 +57,7 @@ class Keeper:
     backlog: int = 1
     group: str | None = None
     single_writer: bool = False
+    on_claim: Callable[[], None] = lambda: None
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     owner: Owner | None = field(default=None, init=False)
@@ -168,6 +170,7 @@ class Keeper:
             group=self.group,
             single_writer=self.single_writer,
         )
+        self.on_claim()
         await asyncio.to_thread(disk.write_note, self.root.path, self.store_url, self.owner)
         self.say("attempt_claimed", attempt=self.owner.attempt, why=why)
         await self.root.clear_pins()

@@ -118,7 +118,7 @@ class Retrying:
                     raise
                 tries += 1
                 # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-                await self._sleep(self._rng.uniform(0, min(self._longest, self._first * 2 ** min(tries, 16))))
+                await self._sleep(self._rng.uniform(0, min(self._longest, self._first * 2 ** min(tries - 1, 16))))
             except StoreError:
                 self.health.worked()  # an answer, if not the hoped one
                 raise

@@ -1,0 +1,108 @@
+"""The wrappers: retries that never give up while they should not, and opening at first use."""
+
+import random
+
+import pytest
+
+from syncd.errors import ConfigError, Denied, NotFound, Transient
+from syncd.store.memory import MemoryStore
+from syncd.store.wrap import Opening, Retrying
+
+
+class Failing(MemoryStore):
+    """Fails with the given errors, one a call, then works."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__({"k": b"v"})
+        self.errors = list(errors)
+        self.calls = 0
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().get(key, offset, length)
+
+
+def retrying(store: Failing, pauses: list[float], **options: object) -> Retrying:
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    return Retrying(store, sleep=sleep, rng=random.Random(7), **options)  # type: ignore[arg-type]
+
+
+async def test_what_fails_for_a_while_is_repeated_with_growing_jittered_pauses() -> None:
+    pauses: list[float] = []
+    store = retrying(Failing(*[Transient("away")] * 40), pauses)
+    assert await store.get("k") == b"v"
+    assert len(pauses) == 40
+    assert all(0 <= pause <= 30 for pause in pauses)
+    assert max(pauses[:3]) <= 2.0
+    assert len({round(pause, 6) for pause in pauses}) == 40, "full jitter: no two alike"
+
+
+async def test_the_state_is_told_once_when_it_changes() -> None:
+    told: list[str | None] = []
+    store = retrying(Failing(Transient("a"), Transient("b"), Transient("c")), [])
+    store.health.listeners.append(told.append)
+    await store.get("k")
+    await store.get("k")
+    assert told == ["a", None]
+    assert store.health.retries == 3
+
+
+async def test_denied_ends_a_start_but_is_waited_out_once_a_trainer_depends_on_us() -> None:
+    with pytest.raises(Denied):
+        await retrying(Failing(Denied("no right")), []).get("k")
+    store = retrying(Failing(Denied("no right"), Denied("no right")), [])
+    store.patient = True
+    assert await store.get("k") == b"v"
+
+
+async def test_an_answer_is_no_failure() -> None:
+    inner = Failing(NotFound("k"))
+    with pytest.raises(NotFound):
+        await retrying(inner, []).get("k")
+    assert inner.calls == 1
+
+
+async def test_a_command_that_is_no_daemon_loses_its_patience() -> None:
+    clock = [0.0]
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += 10.0
+
+    store = Retrying(Failing(*[Transient("away")] * 100), sleep=sleep, patience=30.0, monotonic=lambda: clock[0])
+    with pytest.raises(Transient):
+        await store.get("k")
+    assert clock[0] == 40.0
+
+
+async def test_a_store_that_cannot_be_opened_yet_is_opened_later_and_only_once() -> None:
+    opened = 0
+
+    async def open_() -> MemoryStore:
+        nonlocal opened
+        opened += 1
+        if opened < 3:
+            raise Transient("not up yet")
+        return MemoryStore({"k": b"v"})
+
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    store = Retrying(Opening(open_), sleep=sleep)
+    assert await store.get("k") == b"v"
+    assert await store.get("k") == b"v"
+    assert (opened, len(pauses)) == (3, 2)
+    await store.aclose()
+
+
+async def test_what_the_operator_must_mend_ends_the_opening() -> None:
+    async def open_() -> MemoryStore:
+        raise ConfigError("no plugin")
+
+    with pytest.raises(ConfigError):
+        await Retrying(Opening(open_)).list("t/")
