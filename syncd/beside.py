@@ -202,7 +202,7 @@ class Beside:
         while True:
             every = self.pace.scan_interval
             await self.nudge.wait(min(every, 1.0) if self.keeper.root.settling else every)
-            if self.board.state in ("training", "restarting"):
+            if self.board.state in PUSHING_STATES:
                 await self.look()
 
     async def _push_loop(self) -> None:

@@ -165,6 +165,7 @@ class Daemon:
                 return await self._finish()
             if said == "left":
                 return await self._drain(LEAVE)
+            await self.beside.look(writer_gone=not self.care.trainer.alive)  # what it saved last counts as progress
             if not self._may_restart(ended):
                 return await self._drain(SPENT)
             await self._restart()

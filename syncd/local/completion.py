@@ -69,15 +69,38 @@ class MarkerRule:
     def judge(self, view: View) -> Verdict:
         for marker in self.markers:
             if marker in view.files:
+                if lacking := _lacking(view, marker):
+                    return Verdict(State.TORN, f"{marker} lists {lacking}, which is not there so", step_of(view.name))
                 return Verdict(State.COMPLETE, f"has {marker}", step_of(view.name))
         if view.marked:
             return Verdict(State.TORN, f"no {self.name}, which others of its kind have", step_of(view.name))
         return OTHER
 
 
+def _lacking(view: View, marker: str) -> str | None:
+    """A file that the marker lists and that is not there with its size: a rotation is removing the directory.
+
+    A marker without a list (empty, or another trainer's) stands for itself.
+    """
+    if not view.files[marker].size:
+        return None
+    try:
+        said = json.loads(view.read(marker, _MOST_JSON))
+    except (OSError, Torn):
+        return marker
+    except (ValueError, RecursionError):
+        return None
+    sizes = said.get("files") if isinstance(said, dict) else None
+    if not isinstance(sizes, dict):
+        return None
+    there = {path: each.size for path, each in view.files.items()}
+    return next((str(path) for path, size in sizes.items() if there.get(path) != size), None)
+
+
 SENTINEL = "checkpoint-is-incomplete.txt"
 _TEMPORARY = re.compile(r"(^|/)(\.tmp[^/]*|[^/]*\.(tmp|part|incomplete)|tmp-checkpoint[^/]*)$")
 _RANK = re.compile(r"rng_state_(\d+)\.pth")
+_WEIGHTS = re.compile(r"\.(safetensors|bin|distcp)$|(^|/)global_step\d+/|optim_states\.pt$")
 _MOST_JSON = 256 << 20
 
 
@@ -113,6 +136,8 @@ class HuggingFaceRule:
         state = json.loads(view.read("trainer_state.json", _MOST_JSON))
         if not isinstance(state, dict) or state.get("global_step") != step:
             return f"trainer_state.json is not of step {step}"
+        if not any(_WEIGHTS.search(path) for path in view.files):
+            return "no file of weights"
         return self._missing_shards(view) or self._missing_ranks(view)
 
     def _missing_shards(self, view: View) -> str | None:

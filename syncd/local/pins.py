@@ -14,7 +14,17 @@ from msgspec import Struct
 
 from syncd.errors import Corrupt, Refused, Torn
 from syncd.local.scan import Seen
-from syncd.local.tree import OWN, Files, Identity, open_beneath, opened, sync_dir
+from syncd.local.tree import (
+    OWN,
+    Files,
+    Identity,
+    files_below,
+    fingerprint,
+    open_beneath,
+    opened,
+    opened_below,
+    sync_dir,
+)
 from syncd.model import canonical
 from syncd.model.names import check_checkpoint_name, check_path
 
@@ -103,6 +113,9 @@ class Pins:
             pin = Pin(number, path, base, seen.name, seen.verdict.step, seen.rule, seen.written, seen.files, None)
             for name in seen.files:
                 os.close(pin.open(name))
+            with opened(self.root) as root, opened_below(root, seen.name) as now:
+                if fingerprint(files_below(now)) != seen.fingerprint:
+                    raise Torn(f"{seen.name} changed while it was pinned")
             self._write(pin)
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)

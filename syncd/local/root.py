@@ -54,7 +54,8 @@ class Root:
         for seen in await self.scan():
             if seen.verdict.state is State.COMPLETE and seen.rule == "_SUCCESS":
                 self.families.add(family(seen.name))
-            if seen.name == FINAL or self.known.get(seen.name) == seen.fingerprint:
+            # Only files of what is known, but not all of them: a rotation is removing it, this is no new save.
+            if seen.name == FINAL or set(seen.fingerprint) <= set(self.known.get(seen.name, ())):
                 continue
             if self._ready(seen, writer_gone) and (pin := await self.pin(seen)):
                 new.append(pin)

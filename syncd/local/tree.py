@@ -79,6 +79,19 @@ def opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+@contextmanager
+def opened_below(base: int, path: str) -> Iterator[int]:
+    """The descriptor of a directory below another, no link followed. Raises `Torn` when it is gone."""
+    try:
+        fd = open_beneath(base, path, DIRECTORY)
+    except OSError as error:
+        raise Torn(f"{path}: {error.strerror}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def files_below(base: int) -> dict[str, Identity]:
     """Everything below a directory that is not a directory, by relative path: also links and devices, as themselves."""
     return look_below(base)[0]

@@ -59,6 +59,8 @@ def watching(root: Path, nudge: Nudge, *, enabled: bool) -> Iterator[bool]:
         return
     # watchdog warns, with a repr of megabytes, for each nested directory that it finds twice
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="watchdog")
+    # and, as an error, when it is stopped while events are under way
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     observer = Observer()
     try:
         observer.schedule(_Handler(root, nudge), str(root), recursive=True)

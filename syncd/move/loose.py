@@ -117,7 +117,8 @@ class Loose:
     def _matching(self) -> dict[str, Identity]:
         found = {}
         for glob in self.extra:
-            for path in self.root.glob(glob):
+            # A final ** means files too only since Python 3.13.
+            for path in self.root.glob(f"{glob}/*" if glob.endswith("**") else glob):
                 name = path.relative_to(self.root).as_posix()
                 try:
                     identity = Identity.of(path.lstat())

@@ -184,3 +184,46 @@ async def test_a_directory_that_changes_after_it_was_taken_is_taken_again(tmp_pa
     (second,) = await root.look()
     assert second.number > first.number
     assert root.waiting == [second]
+
+
+def listed(root: Path, step: int) -> Path:
+    """A checkpoint whose marker lists its files with their sizes, as the contract file writes it."""
+    path = root / f"checkpoint-{step}"
+    path.mkdir()
+    (path / "a.bin").write_bytes(b"a" * 10)
+    (path / "b.bin").write_bytes(b"b" * 20)
+    (path / "_SUCCESS").write_text(json.dumps({"step": step, "files": {"a.bin": 10, "b.bin": 20}}))
+    return path
+
+
+def test_a_directory_that_lacks_what_its_marker_lists_is_being_removed(tmp_path: Path) -> None:
+    path = listed(tmp_path, 1)
+    assert state(tmp_path) is State.COMPLETE
+    (path / "a.bin").unlink()
+    assert state(tmp_path) is State.TORN
+
+
+@pytest.mark.parametrize("marker", ["", "ok", "[]", '{"files": 3}', "[" * 10_000])
+def test_a_marker_without_a_list_stands_for_itself(tmp_path: Path, marker: str) -> None:
+    path = listed(tmp_path, 1)
+    (path / "_SUCCESS").write_text(marker)
+    assert state(tmp_path) is State.COMPLETE
+
+
+async def test_what_a_rotation_has_begun_to_remove_is_no_new_save(tmp_path: Path) -> None:
+    root = Root(tmp_path, say)
+    root.place.prepare()
+    root.pins.load()
+    path = tmp_path / "checkpoint-1"
+    path.mkdir()
+    for name in ("w", "x", "_SUCCESS"):
+        (path / name).write_text("content of " + name)
+    assert len(await root.look()) == 1
+    (path / "x").unlink()
+    assert await root.look() == []
+
+
+def test_a_hugging_face_directory_without_weights_is_torn(tmp_path: Path) -> None:
+    path = hf(tmp_path)
+    (path / "adapter_model.safetensors").unlink()
+    assert state(tmp_path) is State.TORN
