@@ -52,6 +52,7 @@ class Keeper:
     root: Root
     node: str
     gate: Gate
+    download_gate: Gate
     say: Say
     keep: int = 3
     backlog: int = 1
@@ -198,7 +199,7 @@ class Keeper:
     async def _fetch(self, found: Committed) -> None:
         began, manifest = self.monotonic(), found.manifest
         self.say("restoring", checkpoint=manifest.name, step=manifest.step, bytes=manifest.bytes)
-        await fetch(self.store, self.keys, found, self.root.place, self.gate)
+        await fetch(self.store, self.keys, found, self.root.place, self.download_gate)
         self.say("restored", checkpoint=manifest.name, bytes=manifest.bytes, seconds=round(self.monotonic() - began, 3))
 
     def _note_restored(self, found: Committed | None) -> None:

@@ -83,6 +83,7 @@ def new_keeper(parts: Parts, say: Say) -> Keeper:
         root=root,
         node=settings.node,
         gate=parts.budget,
+        download_gate=parts.budget.unpaced,
         say=say,
         keep=settings.keep,
         backlog=settings.backlog,

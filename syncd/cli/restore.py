@@ -67,7 +67,7 @@ async def _run(app: App, settings: Settings, name: str | None, to: Path, *, as_j
         skipped: list[str] = []
         for found in wanted:
             try:
-                path = await fetch(parts.store, parts.keys, found, place, parts.budget)
+                path = await fetch(parts.store, parts.keys, found, place, parts.budget.unpaced)
             except (NotFound, Corrupt) as error:
                 skipped.append(str(error))
                 click.echo(f"syncd: {found.item} is damaged: {error}", err=True)

@@ -33,7 +33,7 @@ def command(app: App, settings: Settings, as_json: bool, deep: bool) -> int:
 
 async def _run(app: App, settings: Settings, *, as_json: bool, deep: bool) -> int:
     async with opened(settings, app.plugins) as parts:
-        found = await audit(parts.store, parts.keys, deep=deep, gate=parts.budget)
+        found = await audit(parts.store, parts.keys, deep=deep, gate=parts.budget.unpaced)
     if as_json:
         document = {
             "task": parts.keys.task,

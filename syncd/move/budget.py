@@ -11,7 +11,7 @@ class Budget:
     """Admits pieces of work: at most `concurrency` at once, `memory` bytes together, `rate` bytes a second (0: any).
 
     A piece larger than `memory` goes alone, when nothing else is under way, so that nothing waits for ever. `rate` is a
-    token bucket of one second; `hurry()` lifts it for the drain.
+    token bucket of one second, for uploads alone; `hurry()` lifts it for the drain.
     """
 
     def __init__(
@@ -74,7 +74,15 @@ class Budget:
 
     @asynccontextmanager
     async def __call__(self, nbytes: int) -> AsyncIterator[None]:
-        """Wait until `nbytes` more may be under way; they are released at the end of the context."""
+        """The gate of uploads: `unpaced`, and then the rate."""
+        async with self.unpaced(nbytes):
+            await self._pace(nbytes)
+            yield
+            self.moved += nbytes
+
+    @asynccontextmanager
+    async def unpaced(self, nbytes: int) -> AsyncIterator[None]:
+        """The gate of downloads: wait until `nbytes` more may be under way, released at the end of the context."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((nbytes, turn))
         self._admit()
@@ -87,8 +95,6 @@ class Budget:
                 self._admit()
             raise
         try:
-            await self._pace(nbytes)
             yield
-            self.moved += nbytes
         finally:
             self._release(nbytes)

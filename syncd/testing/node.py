@@ -39,6 +39,7 @@ class Node:
             root=Root(self.root, say, quiet=0.0),
             node=self.root.name,
             gate=open_gate,
+            download_gate=open_gate,
             say=say,
             keep=self.keep,
             backlog=self.backlog,
