@@ -39,7 +39,12 @@ class EmbeddedStores:
         from syncd.config import default_store
         from syncd.store.file import FileStore
 
-        return FileStore.open(file_path(event.url), create=event.url == default_store())
+        place, root = file_path(event.url), event.settings.root
+        if place.resolve() == root:
+            raise ConfigError(
+                f"SYNCD_STORE={event.url} is SYNCD_ROOT itself: its objects would be taken for checkpoints"
+            )
+        return FileStore.open(place, create=event.url == default_store())
 
 
 def file_path(url: str) -> Path:

@@ -29,6 +29,8 @@ Listener = Callable[[str, Mapping[str, object]], Awaitable[None]]
 PUSHING_STATES = ("training", "restarting", "draining")
 DISK_PAUSE = 5.0
 """Seconds before a push is tried again that our own disk refused."""
+BEAT_EVERY, STATUS_EVERY = 2.0, 10.0
+"""Seconds between looks at the trainer's beat, and at most between two status files."""
 LAST_WORDS = 2.0
 """Seconds for the last heartbeat and status: nothing depends on them."""
 
@@ -68,7 +70,7 @@ class Beside:
         self.board = Board()
         self.reporter = Reporter(self.board, keeper, budget, store.health, session, pace.heartbeat)
         self.nudge = Nudge()
-        self.root_lock, self.push_lock = asyncio.Lock(), asyncio.Lock()
+        self.root_lock, self.push_lock, self._files_lock = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self.last_upload: float | None = None
         self.progress_at = time.monotonic()
         self.signs = False
@@ -76,7 +78,7 @@ class Beside:
         self._new_checkpoint = False
         self._loose: Loose | None = None
         self._told: asyncio.Queue[dict[str, object]] = asyncio.Queue(maxsize=10_000)
-        self._to_push, self._refresh = asyncio.Event(), asyncio.Event()
+        self._to_push, self._refresh, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         events.listeners.append(self._heard)
         store.health.listeners.append(self._store_changed)
         keeper.on_claim = self._claimed
@@ -89,8 +91,14 @@ class Beside:
     async def running(self) -> AsyncIterator[None]:
         """All loops run while the context lasts. What crashes in one ends the context (and the process)."""
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            self._watch_loop, self._push_loop, self._beat_loop, self._store_loop, self._tell_loop, self._status_loop
-        ]  # fmt: skip
+            self._watch_loop,
+            self._push_loop,
+            self._beat_loop,
+            self._store_loop,
+            self._files_loop,
+            self._tell_loop,
+            self._status_loop,
+        ]
         with watching(self.root, self.nudge, enabled=self.pace.watch_events):
             async with asyncio.TaskGroup() as tasks:
                 running = [tasks.create_task(loop(), name=loop.__name__) for loop in loops]
@@ -106,6 +114,7 @@ class Beside:
         """Change the state that is shown, and by which the loops go."""
         self.board.enter(state, time.time())
         self._refresh.set()
+        self._changed.set()
 
     def _claimed(self) -> None:
         """From now on we never exit for the store's sake; the attempt's log begins."""
@@ -178,19 +187,22 @@ class Beside:
         """Events, output and extra files into the store; `closing`: the growing segments too."""
         if self._loose is None:
             return
-        try:
-            self.output.close_segment(0.0 if closing else SEGMENT_AGE)
-            await self._loose.events(self.events.path)
-            await self._loose.output(self.output)
-            await self._loose.extras()
-        except OSError as error:
-            self.events("disk_error", why=str(error))
+        async with self._files_lock:  # segments are numbered: two rounds at once would store them twice
+            try:
+                self.output.close_segment(0.0 if closing else SEGMENT_AGE)
+                await self._loose.events(self.events.path)
+                await self._loose.output(self.output)
+                await self._loose.extras()
+            except OSError as error:
+                self.events("disk_error", why=str(error))
 
     async def last_words(self) -> None:
         """The last status and heartbeat, best effort."""
         with contextlib.suppress(TimeoutError, SyncdError, OSError):
             async with asyncio.timeout(LAST_WORDS):
                 await asyncio.to_thread(self._write_status)
+                while not self._told.empty():
+                    await self.tell("event", self._told.get_nowait())
                 body = self.reporter.heartbeat()
                 if body and self.keeper.owner:
                     await self.tell("heartbeat", canonical.builtins(body))
@@ -203,7 +215,10 @@ class Beside:
             every = self.pace.scan_interval
             await self.nudge.wait(min(every, 1.0) if self.keeper.root.settling else every)
             if self.board.state in PUSHING_STATES:
+                began = time.monotonic()
                 await self.look()
+                # A busy writer nudges without end: scans take at most a sixth of the time.
+                await asyncio.sleep(min(every, 5 * (time.monotonic() - began)))
 
     async def _push_loop(self) -> None:
         while True:
@@ -213,12 +228,15 @@ class Beside:
                 await self.push_waiting()
 
     async def _beat_loop(self) -> None:
-        """Heartbeats to observers; the store may be away."""
+        """Heartbeats to observers, regularly and at each change of state; the store may be away."""
         while True:
+            self._changed.clear()
             body = self.reporter.heartbeat()
             if body:
                 await self.tell("heartbeat", canonical.builtins(body))
-            await asyncio.sleep(self.pace.heartbeat if body else 0.5)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.pace.heartbeat if body else 0.5):
+                    await self._changed.wait()
 
     async def _store_loop(self) -> None:
         """What the store is asked and told regularly: are we still the owner, the heartbeat, loose files."""
@@ -239,32 +257,43 @@ class Beside:
                 self.stop.ask("done", "the task has its result")
         if body := self.reporter.heartbeat():
             await self.store.put(self.keeper.keys.heartbeat(owner.attempt), canonical.encode(body))
-        await self.store_files()
+
+    async def _files_loop(self) -> None:
+        """Loose files by themselves: a large one must not hold up the heartbeat."""
+        while True:
+            await asyncio.sleep(self.pace.heartbeat if self._loose else 0.5)
+            await self.store_files()
 
     async def _tell_loop(self) -> None:
         while True:
             await self.tell("event", await self._told.get())
 
     async def _status_loop(self) -> None:
-        """Read the trainer's beat, write our status: every two seconds, and when something happened."""
+        """Read the trainer's beat every two seconds; write our status when something happened, else every ten."""
+        due = 0.0
         while True:
+            happened = self._refresh.is_set()
             self._refresh.clear()
-            await self._read_beat()
-            try:
-                await asyncio.to_thread(self._write_status)
-            except OSError as error:
-                log.debug("status.json: %s", error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._refresh.wait(), 2.0)
+            if await self._read_beat() or happened or time.monotonic() >= due:
+                due = time.monotonic() + STATUS_EVERY
+                try:
+                    await asyncio.to_thread(self._write_status)
+                except OSError as error:
+                    log.debug("status.json: %s", error)
+            with contextlib.suppress(TimeoutError):  # not wait_for: on 3.11 it can swallow a cancellation
+                async with asyncio.timeout(BEAT_EVERY):
+                    await self._refresh.wait()
 
-    async def _read_beat(self) -> None:
+    async def _read_beat(self) -> bool:
+        """Whether the trainer said something new."""
         beat = await asyncio.to_thread(read_beat, self.root)
         if beat is None or beat == self.board.beat:
-            return
+            return False
         moved = (beat.step, beat.phase) != (self.board.beat.step, self.board.beat.phase)
         self.board.beat, self.signs = beat, True
         if moved:
             self.progress()
+        return True
 
     # ---- small things
 

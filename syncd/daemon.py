@@ -13,7 +13,7 @@ from typing import Any
 from syncd.beside import Beside, Listener, Pace
 from syncd.decide.life import Restarts, stalled, trainer_share, verdict
 from syncd.errors import Superseded
-from syncd.keeper import Keeper
+from syncd.keeper import Begun, Keeper
 from syncd.local.files import write_small
 from syncd.local.lock import locked
 from syncd.local.tree import OWN
@@ -30,6 +30,8 @@ from syncd.trainer_care.modes import Care
 
 log = logging.getLogger("syncd")
 LEAVE, SPENT, SUPERSEDED = 75, 76, 77
+SAME_SIGNAL = 0.3
+"""Seconds in which our own SIGTERM may follow a trainer that got the platform's first and ended with 0 after its save."""
 FENCED_GRACE = 10.0
 """Seconds that an overtaken trainer gets: what it saves is not wanted."""
 Attach = Callable[[int], AbstractAsyncContextManager[None]]
@@ -71,6 +73,7 @@ class Daemon:
             session=self.session,
         )
         self.lives = 0
+        self._begun: Begun | None = None
         self._restarts = Restarts(pace.max_restarts)
         self._rng = rng or random.Random()
 
@@ -91,9 +94,12 @@ class Daemon:
     async def run(self) -> int:
         """Live until the trainer has finished, the node is left, or another attempt takes over."""
         with self.stop.on_signals(self._asked), locked(self.keeper.root.path):
-            async with AsyncExitStack() as stack, self.beside.running():
-                code = await self._unless_now(self._live(stack))
-            await self.beside.last_words()
+            self.keeper.root.place.clear()
+            self.beside.output.open()
+            async with AsyncExitStack() as stack:
+                async with self.beside.running():
+                    code = await self._unless_now(self._live(stack))
+                await self.beside.last_words()
         return code
 
     def _asked(self, name: str) -> None:
@@ -103,10 +109,12 @@ class Daemon:
         try:
             adopted = await self.care.prepare()
             if not await self._unless_asked(self._begin(adopted)):
+                if self.care.trainer.alive:  # an adopted one: it may save, and the next daemon pushes that
+                    await self.care.trainer.stop(self.pace.grace)
                 return await self._leave(LEAVE, "left")
-            assert self.keeper.owner
-            await stack.enter_async_context(self.attach(self.keeper.owner.attempt))
-            return await self._care(adopted=adopted)
+            assert self._begun
+            await stack.enter_async_context(self.attach(self._begun.attempt))
+            return await self._care(adopted=adopted and self._begun.goes_on)
         except AlreadyDone:
             self.events("already_done", task=self.keeper.keys.task, hint="'syncd reset' gives the task up")
             await self._end_writer()
@@ -122,14 +130,18 @@ class Daemon:
         self.beside.enter("restoring")
         async with self.beside.root_lock:
             alive = adopted and self.care.trainer.alive
-            begun = await self.keeper.begin(writer_alive=alive, end_writer=self._end_writer)
+            await self._ready(await self.keeper.begin(writer_alive=alive, end_writer=self._end_writer))
+        return True
+
+    async def _ready(self, begun: Begun) -> None:
+        """Say what to resume: again before each start of the trainer, for what was restored may be rotated away."""
+        self._begun = begun
         self.beside.begun()
         ready = Ready(
             attempt=begun.attempt, checkpoint=begun.checkpoint, step=begun.step, session=self.session, time=time.time()
         )
         (self._own / "notice.json").unlink(missing_ok=True)
         await asyncio.to_thread(write_small, self._own / "ready.json", canonical.encode(ready))
-        return True
 
     async def _end_writer(self) -> None:
         """A trainer that must not go on writing here: its attempt was overtaken, or is unknown, or the task is done."""
@@ -162,7 +174,8 @@ class Daemon:
             said = verdict(ended.code, requested=ended.requested)
             self.events("trainer_ended", code=ended.code, verdict=said, seen=ended.seen)
             if said == "finished":
-                return await self._finish()
+                await self.stop.wait(SAME_SIGNAL)
+                return await (self._asked_to_end() if self.stop.asked.is_set() else self._finish())
             if said == "left":
                 return await self._drain(LEAVE)
             await self.beside.look(writer_gone=not self.care.trainer.alive)  # what it saved last counts as progress
@@ -203,8 +216,20 @@ class Daemon:
         await self.beside.look(writer_gone=not self.care.trainer.alive)
         async with self.beside.root_lock:
             await self.keeper.root.set_aside_torn()
+            lost = await self.keeper.root.newest(writer_gone=True) is None
+        if not await self._unless_asked(self._point_trainer(lost=lost)):
+            return
         await self._start()
         self.beside.enter("training")
+
+    async def _point_trainer(self, *, lost: bool) -> bool:
+        """Renew ready.json. `lost`: no local checkpoint is left, so the line may have to be fetched again."""
+        async with AsyncExitStack() as held:
+            if lost:  # what waits is pushed first: nobody else may push meanwhile
+                await held.enter_async_context(self.beside.push_lock)
+            await held.enter_async_context(self.beside.root_lock)
+            await self._ready(await self.keeper.resume_point("the trainer is started again"))
+        return True
 
     async def _start(self) -> None:
         self.lives += 1
@@ -226,7 +251,7 @@ class Daemon:
             hung.result()
             self.events("trainer_stalled", after=round(time.monotonic() - self.beside.progress_at, 1))
             gone = await self.care.trainer.stop(min(FENCED_GRACE, self.pace.grace))
-            return Exit(gone.code or 1, False, gone.time, gone.seen)
+            return Exit(1 if gone.code in (0, LEAVE) else gone.code, False, gone.time, gone.seen)
         finally:
             for task in (ended, asked, hung):
                 task.cancel()
@@ -259,6 +284,8 @@ class Daemon:
                 await self.beside.store_files(closing=True)
         except TimeoutError:
             self._not_durable("the grace is over")
+        if self.stop.overtaken:
+            raise Superseded(self.stop.overtaken)
         return await self._leave(code, "left")
 
     async def _give_notice(self) -> None:
@@ -276,7 +303,7 @@ class Daemon:
 
     async def _push_result(self) -> bool:
         async with self.beside.push_lock, self.beside.root_lock:
-            await self.keeper.finish()
+            await self.keeper.finish(settle=self.care.may_write_on())
         await self.beside.store_files(closing=True)
         return True
 

@@ -27,18 +27,6 @@ class Superseded(SyncdError):
     exit_code = 77
 
 
-class BudgetSpent(SyncdError):
-    """Restarts without progress used up their budget: requeueing would only repeat them."""
-
-    exit_code = 76
-
-
-class LeaveNode(SyncdError):
-    """This node is left in good order: go on elsewhere."""
-
-    exit_code = 75
-
-
 class Torn(SyncdError):
     """A source file changed, or went away, between pin and commit: that commit is abandoned, the next scan sees anew."""
 
@@ -73,3 +61,5 @@ class Denied(StoreError):
 
 class Corrupt(StoreError):
     """Stored bytes are not what was committed; asking again gives the same."""
+
+    exit_code = 78

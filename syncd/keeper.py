@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import triage
 from syncd.errors import Superseded, Torn
@@ -11,6 +11,7 @@ from syncd.local.completion import State
 from syncd.local.lock import identity
 from syncd.local.pins import Pin
 from syncd.local.root import Root
+from syncd.local.scan import Seen
 from syncd.model.attempt import Done, LineItem, Record
 from syncd.model.checkpoint import Committed
 from syncd.model.event import Say
@@ -22,7 +23,7 @@ from syncd.move.objects import Owner, at_work, read_commits, standing
 from syncd.move.own import own
 from syncd.move.push import Pusher
 from syncd.move.restore import fetch, holds
-from syncd.move.start import AlreadyDone, Choice, claim, restore_newest, start
+from syncd.move.start import AlreadyDone, claim, start
 from syncd.store import Gate, Store
 
 EndWriter = Callable[[], Awaitable[None]]
@@ -30,12 +31,16 @@ EndWriter = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """How the attempt began: `checkpoint` to resume (relative to the root), or None from zero; `how` for people."""
+    """How the attempt began: `checkpoint` to resume (relative to the root), or None from zero; `how` for people.
+
+    `goes_on`: the disk's attempt goes on, and so may a trainer that is at work.
+    """
 
     attempt: int
     checkpoint: str | None
     step: int | None
     how: str
+    goes_on: bool = False
 
 
 @dataclass
@@ -66,6 +71,7 @@ class Keeper:
     restored: Committed | None = field(default=None, init=False)
     pushing: Pin | None = field(default=None, init=False)
     commits: list[Committed] = field(default_factory=list, init=False)
+    _families: set[str] = field(default_factory=set, init=False)
 
     # ---- begin
 
@@ -100,11 +106,12 @@ class Keeper:
         """
         path = self.root.path
         note = disk.read_note(path)
-        moved = await self.root.set_aside(lambda seen: True)
+        ours = {family(name) for name in self.root.known} | set(note.families if note else ())
+        moved = await self.root.set_aside(lambda seen: family(seen.name) in ours)
         await self.root.clear_pins()
         if note:
             owner = Owner(Keys(note.task), note.attempt, note.nonce)
-            disk.write_note(path, note.store, owner, superseded=True)
+            disk.write_note(path, note.store, owner, superseded=True, families=ours)
         self.say("superseded", why=why, set_aside=moved)
         raise Superseded(f"{why}; its checkpoints are in {self.root.place.quarantine}, nothing more is pushed")
 
@@ -120,7 +127,8 @@ class Keeper:
         if isinstance(found, disk.Overtaken):
             raise Superseded(f"attempt {found.newest} has taken over from this disk's attempt {found.attempt}")
         if isinstance(found, disk.GoOn):
-            await self._go_on(found, writer_alive=True)
+            await self._take_up(found)
+            await self._recognise()
             return
         await leave()
         await self.root.clear_pins()
@@ -132,68 +140,88 @@ class Keeper:
         self._open_pusher(set(), set())
 
     async def _go_on(self, found: disk.GoOn, *, writer_alive: bool) -> Begun:
-        self.owner, self.record, self.commits = found.owner, found.record, list(found.commits)
-        used, begun = await disk.names_in_use(self.store, self.owner, found.commits)
-        await self.root.take_up(used)
-        self._open_pusher(used | {pin.commit for pin in self.root.waiting if pin.commit}, begun)
+        await self._take_up(found)
         if not writer_alive:
             await self.root.set_aside_torn()
         await self._recognise()
-        newest = await self.root.newest(writer_gone=not writer_alive)
-        if newest is None and not writer_alive:
-            return await self._restore_again()
-        return self._begun(
-            newest.name if newest else None, newest.verdict.step if newest else None, "same disk, same attempt"
-        )
+        if not writer_alive:
+            return await self.resume_point("same disk, same attempt")
+        newest = await self.root.newest(writer_gone=False)
+        return self._begun(newest, "same disk, same attempt")
 
-    async def _restore_again(self) -> Begun:
-        """The disk lost its checkpoints, but not its attempt: fetch the newest that was committed or restored."""
-        assert self.owner
-        choice = Choice((), self.owner.attempt, tuple(dict.fromkeys(self.line)), ())
-        _, restored, _ = await restore_newest(self.store, self.keys, choice, self._fetch)
-        self._note_restored(restored)
-        manifest = restored.manifest if restored else None
-        return self._begun(
-            manifest.name if manifest else None, manifest.step if manifest else None, "same attempt, fetched again"
-        )
+    async def _take_up(self, found: disk.GoOn) -> None:
+        self.owner, self.record, self.commits = found.owner, found.record, list(found.commits)
+        self._families = set(found.families)
+        used, begun = await disk.names_in_use(self.store, self.owner, found.commits)
+        await self.root.take_up(used)
+        self._open_pusher(used | {pin.commit for pin in self.root.waiting if pin.commit}, begun)
 
-    def _begun(self, name: str | None, step: int | None, how: str) -> Begun:
+    async def resume_point(self, how: str) -> Begun:
+        """What a trainer that starts now resumes: the newest local checkpoint (nobody writes here now).
+
+        Where the disk lost all of them, though the line has some, a new attempt is claimed after what waits is pushed:
+        rules 3 to 7 then choose, and record what was really resumed.
+        """
+        newest = await self.root.newest(writer_gone=True)
+        if newest is None and self.line:
+            while self.root.waiting:
+                await self.push_next()
+            return await self._claim_anew("this disk lost its checkpoints")
+        return self._begun(newest, how)
+
+    def _begun(self, newest: Seen | None, how: str) -> Begun:
         assert self.owner
+        name, step = (newest.name, newest.verdict.step) if newest else (None, None)
         self.say("attempt_begun", attempt=self.owner.attempt, checkpoint=name, step=step, how=how)
-        return Begun(self.owner.attempt, name, step, how)
+        return Begun(self.owner.attempt, name, step, how, goes_on=True)
 
     async def _claim_anew(self, why: str) -> Begun:
+        note = disk.read_note(self.root.path)
+        foreign = note is not None and (note.store, note.task) != (self.store_url, self.keys.task)
+        self.commits, self.restored, self.record, self._families = [], None, None, set()
         self.owner = await claim(
-            self.store,
-            self.keys,
-            node=self.node,
-            now=self.now(),
-            group=self.group,
-            single_writer=self.single_writer,
+            self.store, self.keys, node=self.node, now=self.now(), group=self.group, single_writer=self.single_writer
         )
         self.on_claim()
         await asyncio.to_thread(disk.write_note, self.root.path, self.store_url, self.owner)
         self.say("attempt_claimed", attempt=self.owner.attempt, why=why)
         await self.root.clear_pins()
-        started = await start(self.store, self.owner, self._fetch)
+
+        async def clear(restored: Committed | None) -> None:
+            await self._clear(restored, foreign=foreign)
+
+        started = await start(self.store, self.owner, self._fetch, clear)
         self.record = started.record
         for skipped in started.skipped:
             self.say("checkpoint_damaged", key=skipped.key, why=skipped.why)
         self._open_pusher(set(), set())
         self._note_restored(started.restored)
-        if started.restored:
-            manifest = started.restored.manifest
-            await self.root.set_aside(lambda seen: seen.name != manifest.name)
-            return self._begun(manifest.name, manifest.step, f"restored {started.restored.item}")
-        await self.root.set_aside_torn()
         newest = await self.root.newest(writer_gone=True)
-        if newest:
-            return self._begun(newest.name, newest.verdict.step, "a checkpoint that was here already")
-        return self._begun(None, None, "from zero")
+        if started.restored:
+            await self._note_family(started.restored.manifest.name)
+            how = f"restored {started.restored.item}"
+        else:
+            how = "a checkpoint that was here already" if newest else "from zero"
+        return replace(self._begun(newest, how), goes_on=False)
+
+    async def _clear(self, restored: Committed | None, *, foreign: bool) -> None:
+        """Set aside what a trainer might take for this line's, and is not. Of other kinds nothing is touched.
+
+        `foreign`: the disk served another task; its numbered checkpoints are none of ours.
+        """
+        await self.root.set_aside_torn()
+        if restored:
+            mine = restored.manifest.name
+            await self.root.set_aside(lambda seen: seen.name != mine and family(seen.name) == family(mine))
+        elif foreign:
+            await self.root.set_aside(lambda seen: seen.verdict.step is not None)
+        if restored or foreign:
+            await self.root.set_aside_final()
 
     def _open_pusher(self, used: set[str], begun: set[str]) -> None:
         assert self.owner
-        number = max((found.manifest.number for found in self.commits), default=0)
+        numbers = [found.manifest.number for found in self.commits]
+        number = max([*numbers, *(pin.commit_number or 0 for pin in self.root.waiting)], default=0)
         self.pusher = Pusher(self.store, self.owner, self.gate, number=number, used=used, begun=begun)
 
     async def _fetch(self, found: Committed) -> None:
@@ -238,13 +266,12 @@ class Keeper:
     async def push_next(self) -> Committed | None:
         """Push the next waiting checkpoint; those that it supersedes are let go. None where nothing was committed."""
         pin, dropped = triage(self.root.waiting, self.backlog)
+        if pin:
+            self.root.waiting.remove(pin)  # before any await: a look may pin the same name anew
         for old in dropped:
             await self.root.let_go(old)
             self.say("checkpoint_skipped", checkpoint=old.name, step=old.step, why="a newer one waits")
-        if pin is None:
-            return None
-        self.root.waiting.remove(pin)
-        return await self._push(pin)
+        return await self._push(pin) if pin else None
 
     async def _push(self, pin: Pin) -> Committed | None:
         began = self.monotonic()
@@ -252,7 +279,7 @@ class Keeper:
         try:
             found = await self.pusher.push(pin, self._assign)
         except Torn as error:
-            self.root.known.pop(pin.name, None)
+            self.root.forget(pin)
             self.say("checkpoint_torn", checkpoint=pin.name, why=str(error))
             await self.root.let_go(pin)
             return None
@@ -262,6 +289,7 @@ class Keeper:
         finally:
             self.pushing = None
         self.commits.append(found)
+        await self._note_family(pin.name)
         await self.root.let_go(pin)
         manifest = found.manifest
         self.say(
@@ -275,8 +303,16 @@ class Keeper:
         )
         return found
 
-    def _assign(self, pin: Pin, commit: str) -> Pin:
-        self.pushing = self.root.pins.assign(pin, commit)
+    async def _note_family(self, name: str) -> None:
+        """Keep on the disk which kinds of names are this attempt's."""
+        assert self.owner
+        if family(name) not in self._families:
+            self._families.add(family(name))
+            path, url = self.root.path, self.store_url
+            await asyncio.to_thread(disk.write_note, path, url, self.owner, families=self._families)
+
+    def _assign(self, pin: Pin, commit: str, number: int) -> Pin:
+        self.pushing = self.root.pins.assign(pin, commit, number)
         return self.pushing
 
     @property
@@ -303,15 +339,21 @@ class Keeper:
 
     # ---- finish
 
-    async def finish(self) -> Done | None:
+    async def finish(self, *, settle: bool = False) -> Done | None:
         """The trainer has finished: push what waits and `final/`, then name the result for good.
 
+        `settle`: its end was only said (finished.json): it may still write `final/`, which must hold still first.
         None where nothing was ever committed: `syncd run -- true` must not mark a task as done that was never begun.
         """
         assert self.owner
         await self.root.look(writer_gone=True)
+        for seen in await self.root.scan():
+            if seen.verdict.state is State.TORN:
+                self.say("checkpoint_torn", checkpoint=seen.name, why=f"{seen.verdict.reason}; it is not pushed")
         while self.root.waiting:
             await self.push_next()
+        if settle:
+            await self._until_final_is_still()
         result = await self._push_final() or self.newest
         if result is None:
             self.say(
@@ -322,6 +364,15 @@ class Keeper:
         done = await finish(self.store, self.owner, result, step, self.now())
         self.say("task_done", attempt=done.attempt, result=done.result, ours=done.nonce == self.owner.nonce)
         return done
+
+    async def _until_final_is_still(self) -> None:
+        before = await self.root.final()
+        while True:
+            await asyncio.sleep(self.root.quiet)
+            now = await self.root.final()
+            if (now and now.fingerprint) == (before and before.fingerprint):
+                return
+            before = now
 
     async def _push_final(self) -> Committed | None:
         stored = [found for found in self.commits if is_final(found.commit)]

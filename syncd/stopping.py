@@ -20,8 +20,12 @@ class Stop:
     reason: Reason | None = None
     text: str = ""
     number: int = 0
+    overtaken: str | None = None
+    """Set also where another reason came first: what is drained is then a zombie's."""
 
     def ask(self, reason: Reason, text: str) -> None:
+        if reason == "superseded":
+            self.overtaken = text
         if self.reason is None:
             self.reason, self.text = reason, text
         self.asked.set()
@@ -49,7 +53,8 @@ class Stop:
     async def wait(self, seconds: float) -> None:
         """Sleep, but not longer than until somebody asks."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.asked.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.asked.wait()
 
 
 async def race(work: Coroutine[Any, Any, Any], event: asyncio.Event) -> Any:
@@ -64,5 +69,4 @@ async def race(work: Coroutine[Any, Any, Any], event: asyncio.Event) -> Any:
     finally:
         for task in (doing, waiting):
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        await asyncio.gather(doing, waiting, return_exceptions=True)

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # written so that Python 3.9 can read it
 
 _BEAT_INTERVAL = 1.0  # seconds
 _POLL_INTERVAL = 0.1  # seconds
+_PATIENCE = 5.0  # seconds of silence before wait_ready says what it waits for
 _TRAILING_NUMBER = re.compile(r"(\d+)$")
 
 _beat: dict[str, Any] = {"time": -math.inf, "of": None, "warned": False}  # the last one: for the throttle
@@ -182,8 +184,12 @@ def wait_ready(timeout: float | None = None, root: StrPath | None = None) -> Pat
     if "SYNCD_ROOT" not in os.environ and not (base / ".syncd").is_dir():
         return None
     path = base / ".syncd" / "ready.json"
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    began, told = time.monotonic(), False
+    deadline = math.inf if timeout is None else began + timeout
     while (said := _read_json(path)) is None:
+        if not told and time.monotonic() - began > _PATIENCE:
+            told = True
+            print(f"waiting for syncd to restore and write {path}; is it running on this root?", file=sys.stderr)
         if time.monotonic() >= deadline:
             raise TimeoutError(f"{path} did not appear within {timeout} s: is syncd running on this root?")
         time.sleep(_POLL_INTERVAL)
@@ -210,7 +216,12 @@ def resume(output_dir: StrPath | None = None, timeout: float | None = None, root
         output_dir: where the checkpoints are; default is the root.
         timeout, root, and errors raised: as for `wait_ready`.
     """
-    restored = wait_ready(timeout, root)
+    try:
+        restored = wait_ready(timeout, root)
+    except FileNotFoundError:  # rotated away since it was restored: then something newer must be here
+        restored = latest_complete(output_dir or root, "checkpoint-*")
+        if restored is None:
+            raise
     several_nodes = int(os.environ.get("WORLD_SIZE", "1")) > int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if several_nodes and (_root(root) / ".syncd" / "ready.json").exists():
         return None if restored is None else str(restored)

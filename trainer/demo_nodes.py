@@ -78,7 +78,8 @@ def _marked(begin: str, exactly: bool) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error, OSError):
             mark = process.environ().get(MARK, "")
             if (mark == begin if exactly else mark.startswith(begin)) and process.pid != os.getpid():
-                found.append(process)
+                # Its children by descent: one that is just becoming another program shows no environment.
+                found += [process, *process.children(recursive=True)]
     return found
 
 

@@ -98,7 +98,7 @@ def new_daemon(parts: Parts, command: Sequence[str] | None, env: Mapping[str, st
     own = settings.root / OWN
     events = EventLog(own / "events.jsonl")
     keeper = new_keeper(parts, events)
-    keeper.root.place.prepare()
+    keeper.root.place.make()
     daemon: Daemon | None = None
 
     def on_output(data: bytes) -> None:

@@ -12,6 +12,7 @@ from syncd.cli.options import verb
 from syncd.cli.output import print_json
 from syncd.config import Settings
 from syncd.decide.retain import group, plan_retention
+from syncd.move import retain
 from syncd.move.overview import read_task
 from syncd.move.own import own, plan_gc, refuse_beside_another
 from syncd.move.start import AlreadyDone
@@ -50,8 +51,10 @@ async def _run(app: App, settings: Settings, *, as_json: bool, dry_run: bool) ->
         await refuse_beside_another(store, keys, time.time(), "gc")
         if dry_run:
             listing = [entry.key for entry in await store.list(keys.top)]
-            marked = {(n.attempt, n.commit) for n in view.commits if view.commits[n].manifest.kept}
-            steps = plan_retention(view.attempts[-1].number + 1, group(keys, listing), view.line, settings.keep, marked)
+            found = group(keys, listing)
+            marked = retain.marks(keys, found, listing)
+            marked |= {(item.attempt, item.commit) for item, each in view.commits.items() if each.manifest.kept}
+            steps = plan_retention(view.attempts[-1].number + 1, found, view.line, settings.keep, marked)
         else:
             try:
                 owner, started = await own(

@@ -32,8 +32,9 @@ async def push_complete(parts: Parts, name: str | None, *, as_json: bool, dry_ru
         log.info(event, extra={"fields": fields})
 
     keeper = new_keeper(parts, say)
-    keeper.root.place.prepare()
+    keeper.root.place.make()
     with locked(parts.settings.root):
+        keeper.root.place.clear()
         chosen = await _chosen(keeper, name, force=force, quiet=parts.settings.quiet)
         if dry_run:
             return _would(chosen, as_json=as_json)
@@ -103,7 +104,10 @@ async def _commit(parts: Parts, keeper: Keeper, chosen: list[Seen], *, force: bo
     while keeper.root.waiting:
         if found := await keeper.push_next():
             committed.append(found)
-            await keeper.clean_up()
+            try:
+                await keeper.clean_up()
+            except (Superseded, AlreadyDone) as error:
+                log.warning("not_cleaned_up", extra={"fields": {"why": str(error) or "the task is done"}})
     return committed
 
 

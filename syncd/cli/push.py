@@ -11,6 +11,7 @@ from syncd.cli.once import push_complete
 from syncd.cli.options import verb
 from syncd.config import Settings
 from syncd.errors import UsageError
+from syncd.local.tree import OWN
 
 
 @verb(
@@ -39,6 +40,10 @@ def command(app: App, settings: Settings, as_json: bool, directory: Path, force:
     path = path.resolve()
     if not path.is_relative_to(settings.root) or path == settings.root:
         settings = settings.model_copy(update={"root": path.parent})
+    elif not (settings.root / OWN).is_dir():
+        # A root between here and DIR that has a daemon's own directory is the one whose attempt this belongs to.
+        nearer = [each for each in path.parents if each.is_relative_to(settings.root) and (each / OWN).is_dir()]
+        settings = settings.model_copy(update={"root": nearer[0] if nearer else settings.root})
     holder = daemon_lock_holder(settings.root)
     if holder:
         raise UsageError(f"syncd ({holder}) is at work on {settings.root} and pushes what is complete by itself")

@@ -12,6 +12,7 @@ from syncd.cli.deleting import delete_all
 from syncd.cli.options import verb
 from syncd.config import Settings
 from syncd.errors import UsageError
+from syncd.move.objects import standing
 from syncd.move.own import plan_reset, refuse_beside_another, reset
 
 
@@ -46,7 +47,7 @@ async def _run(app: App, settings: Settings, *, as_json: bool, dry_run: bool) ->
     async with opened(settings, app.plugins) as parts:
         await refuse_beside_another(parts.store, parts.keys, time.time(), "reset")
         if dry_run:
-            steps = await plan_reset(parts.store, parts.keys)
+            steps = await plan_reset(parts.store, parts.keys, (await standing(parts.store, parts.keys)).newest)
         else:
             steps = await reset(
                 parts.store, parts.keys, node=settings.node, now=time.time(), single_writer=settings.single_writer

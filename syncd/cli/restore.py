@@ -11,6 +11,7 @@ from syncd.cli.options import verb
 from syncd.cli.output import print_json
 from syncd.config import Settings
 from syncd.errors import ConfigError, Corrupt, NotFound, UsageError
+from syncd.local.lock import locked
 from syncd.local.place import Place
 from syncd.model.checkpoint import Committed
 from syncd.model.names import is_final
@@ -63,17 +64,19 @@ async def _run(app: App, settings: Settings, name: str | None, to: Path, *, as_j
                 click.echo(f"would fetch {found.item} ({found.manifest.bytes} bytes) into {to}")
             return 0
         place = Place(to)
-        place.prepare()
+        place.make()
         skipped: list[str] = []
-        for found in wanted:
-            try:
-                path = await fetch(parts.store, parts.keys, found, place, parts.budget.unpaced)
-            except (NotFound, Corrupt) as error:
-                skipped.append(str(error))
-                click.echo(f"syncd: {found.item} is damaged: {error}", err=True)
-                continue
-            _print(found, path, skipped, as_json=as_json)
-            return 0
+        with locked(to):
+            place.clear()
+            for found in wanted:
+                try:
+                    path = await fetch(parts.store, parts.keys, found, place, parts.budget.unpaced)
+                except (NotFound, Corrupt) as error:
+                    skipped.append(str(error))
+                    click.echo(f"syncd: {found.item} is damaged: {error}", err=True)
+                    continue
+                _print(found, path, skipped, as_json=as_json)
+                return 0
         raise ConfigError(f"no checkpoint of {parts.keys.task} is whole: {'; '.join(skipped)}")
 
 

@@ -13,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from syncd.config.values import Bytes, Globs, Lower, Name, Period, Root, Seconds, Shown, Url, clean_name
+from syncd.config.values import Bytes, Globs, Lower, Name, Period, Root, Seconds, Shown, Url, clean_name, default_task
 from syncd.errors import ConfigError
 
 PREFIX = "SYNCD_"
@@ -50,8 +50,8 @@ class Settings(BaseSettings):
     )
     root: Root = Field(default=Path(), description="directory that the trainer writes into; it is watched")
     task: Name = Field(
-        default_factory=lambda known: clean_name(known["root"].name),
-        description="the training run's name in the store, one for each run; default: the root directory's name",
+        default_factory=lambda known: default_task(known["root"]),
+        description="the training run's name in the store, one for each run; default: from the root's path",
     )
     project: Name = Field(default="default", description="name that several tasks share in MQTT topics")
     node: Name = Field(

@@ -1,6 +1,7 @@
 """The types of settings: how a value is written, read and shown."""
 
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,14 @@ def check_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", text):
         raise ValueError(f"up to 128 letters, digits, '.', '_' and '-' are allowed, such as {clean_name(text)!r}")
     return text
+
+
+def default_task(root: Path) -> str:
+    """A name for a root: its last component, and a sum of its whole path.
+
+    Two projects that both write into `out` must not take each other's place in the store that is theirs by default.
+    """
+    return f"{clean_name(root.name)[:110]}-{zlib.crc32(bytes(root)):08x}"
 
 
 def clean_name(text: str) -> str:

@@ -28,6 +28,11 @@ class Delete:
     key: str
     why: str
 
+    @property
+    def manifest(self) -> bool:
+        """Whether it is one: those go first, in order (I1); and done.json before them."""
+        return "/manifests/" in self.key or self.key.endswith("/done.json")
+
 
 def group(keys: Keys, listing: Iterable[str]) -> list[Found]:
     """Sort a task's keys into commits and orphans, by attempt. Claims, records, events, logs are none of either.

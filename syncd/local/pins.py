@@ -48,6 +48,7 @@ class _Note(Struct, frozen=True, kw_only=True):
     written: int
     linked: bool
     commit: str | None = None
+    commit_number: int | None = None
     files: dict[str, _Identity]
 
 
@@ -64,6 +65,7 @@ class Pin:
     written: int
     files: Mapping[str, Identity]
     commit: str | None
+    commit_number: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -122,9 +124,9 @@ class Pins:
             raise
         return pin
 
-    def assign(self, pin: Pin, commit: str) -> Pin:
-        """Note, before the first byte is sent, the name that this pin is stored under: no other bytes ever get it."""
-        assigned = replace(pin, commit=commit)
+    def assign(self, pin: Pin, commit: str, number: int) -> Pin:
+        """Note, before the first byte is sent, the name and number that this pin is stored under: no other gets them."""
+        assigned = replace(pin, commit=commit, commit_number=number)
         self._write(assigned)
         return assigned
 
@@ -156,7 +158,7 @@ class Pins:
         }
         note = _Note(
             name=pin.name, step=pin.step, rule=pin.rule, written=pin.written,
-            linked=pin.base == pin.path / "files", commit=pin.commit, files=files,
+            linked=pin.base == pin.path / "files", commit=pin.commit, commit_number=pin.commit_number, files=files,
         )  # fmt: skip
         temp = pin.path / "pin.json.tmp"
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -173,7 +175,18 @@ class Pins:
             files = {name: Identity(e.dev, e.ino, e.size, e.mtime_ns, 0, e.mode) for name, e in note.files.items()}
             check(note.name, files)
             base = path / "files" if note.linked else self.root / note.name
-            pin = Pin(int(path.name), path, base, note.name, note.step, note.rule, note.written, files, note.commit)
+            pin = Pin(
+                int(path.name),
+                path,
+                base,
+                note.name,
+                note.step,
+                note.rule,
+                note.written,
+                files,
+                note.commit,
+                note.commit_number,
+            )
             for name in files:
                 os.close(pin.open(name))
         except (OSError, ValueError, Corrupt, Refused, Torn):
@@ -185,7 +198,7 @@ def check(name: str, files: Files) -> None:
     """Raise `Refused` for names and kinds of files that are never carried."""
     check_checkpoint_name(name, name)
     for path, each in files.items():
-        check_path(path, name)
+        check_path(f"{name}/{path}", name)
         if not each.regular:
             raise Refused(
                 f"{name}/{path} is no regular file (a link, device, socket or pipe); nothing of {name} is pushed"

@@ -9,8 +9,8 @@ from pathlib import Path
 from syncd.errors import ConfigError
 from syncd.local.tree import OWN, sync_dir, sync_tree
 
-SET_ASIDE = 4
-"""Directories kept in quarantine: enough to look into what happened, bounded so that they never fill the disk."""
+TORN_KEPT = 4
+"""Torn directories kept in quarantine: enough to look into what happened, bounded so that they never fill the disk."""
 
 
 class Place:
@@ -22,21 +22,25 @@ class Place:
         self.staging = self.own / "staging"
         self.quarantine = self.own / "quarantine"
 
-    def prepare(self) -> None:
-        """Make `.syncd/` and clear what an interrupted restore left. Raises `ConfigError`."""
+    def make(self) -> None:
+        """Make `.syncd/`. Raises `ConfigError`."""
         if not self.root.is_dir():
             what = "is no directory" if self.root.exists() else "does not exist"
             raise ConfigError(f"SYNCD_ROOT={self.root} {what}; name the directory that the trainer writes into")
         try:
             os.listdir(self.root)
             self.own.mkdir(exist_ok=True, mode=0o700)
-            shutil.rmtree(self.staging, ignore_errors=True)
-            self.staging.mkdir()
+            self.staging.mkdir(exist_ok=True)
             self.quarantine.mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"{error.filename}: {error.strerror}; syncd needs to read and write SYNCD_ROOT={self.root}"
             ) from None
+
+    def clear(self) -> None:
+        """Remove what an interrupted restore left; to be called with the root's lock held."""
+        for left in self.staging.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
 
     def new_staging(self) -> Path:
         """An empty directory to restore into."""
@@ -49,6 +53,10 @@ class Place:
         sync_tree(staged) if staged.is_dir() else None
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.resolve().is_relative_to(self.root.resolve()):
+            raise ConfigError(
+                f"{target.parent} leads out of {self.root} by a link; restore to another place, or remove it"
+            )
         if target.exists() or target.is_symlink():
             self.set_aside([name])
         staged.chmod(0o755)
@@ -56,16 +64,19 @@ class Place:
         sync_dir(target.parent)
         return target
 
-    def set_aside(self, names: Iterable[str]) -> list[Path]:
-        """Move directories out of the trainer's sight, into quarantine; the newest `SET_ASIDE` are kept. Blocks."""
+    def set_aside(self, names: Iterable[str], *, torn: bool = False) -> list[Path]:
+        """Move directories out of the trainer's sight, into quarantine. Blocks.
+
+        Of the torn only the newest `TORN_KEPT` are kept; what was whole is never deleted by us.
+        """
         self.quarantine.mkdir(parents=True, exist_ok=True)
         moved = []
         for name in names:
-            to = self.quarantine / f"{time.time_ns():020d}-{name.replace('/', '_')[:200]}"
+            to = self.quarantine / f"{'torn-' if torn else ''}{time.time_ns():020d}-{name.replace('/', '_')[:200]}"
             (self.root / name).rename(to)
             moved.append(to)
         if moved:
             sync_dir(self.root)
-        for old in sorted(self.quarantine.iterdir())[:-SET_ASIDE]:
+        for old in sorted(self.quarantine.glob("torn-*"))[:-TORN_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         return moved

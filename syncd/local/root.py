@@ -51,7 +51,10 @@ class Root:
     async def look(self, *, writer_gone: bool = False) -> list[Pin]:
         """Scan, and pin what is newly complete. `writer_gone`: nobody writes, so quiet need not be waited for."""
         new = []
-        for seen in await self.scan():
+        found = await self.scan()
+        names = {seen.name for seen in found}
+        self._unchanged = {name: since for name, since in self._unchanged.items() if name in names}
+        for seen in found:
             if seen.verdict.state is State.COMPLETE and seen.rule == "_SUCCESS":
                 self.families.add(family(seen.name))
             # Only files of what is known, but not all of them: a rotation is removing it, this is no new save.
@@ -86,6 +89,7 @@ class Root:
             return None  # it moved while we looked: the next look sees it as it then is
         except Refused as error:
             self.known[seen.name] = seen.fingerprint
+            self._unchanged.pop(seen.name, None)
             self.say("checkpoint_refused", checkpoint=seen.name, why=str(error))
             return None
         except OSError as error:
@@ -135,19 +139,31 @@ class Root:
         seen = [each for each in await self.scan() if each.complete(writer_gone=writer_gone) and each.name != FINAL]
         return max(seen, key=lambda each: (each.verdict.step or 0, each.written), default=None)
 
+    def forget(self, pin: Pin) -> None:
+        """Its content is not stored: seen again it is taken again, unless something newer of the name was taken since."""
+        if self.known.get(pin.name) == fingerprint(pin.files):
+            del self.known[pin.name]
+
+    async def set_aside_final(self) -> None:
+        """Move another line's finished model away: it is not what this attempt's trainer will leave."""
+        path = self.path / FINAL
+        if path.is_dir() and not path.is_symlink():
+            await asyncio.to_thread(self.place.set_aside, [FINAL])
+            self.say("final_set_aside")
+
     async def set_aside_torn(self) -> list[str]:
         """Move torn checkpoints out of the trainer's way: an unchanged `resume_from_checkpoint=True` would pick them."""
-        moved = await self.set_aside(lambda seen: seen.verdict.state is State.TORN and seen.name != FINAL)
+        moved = await self.set_aside(lambda seen: seen.verdict.state is State.TORN and seen.name != FINAL, torn=True)
         if moved:
             self.say("torn_set_aside", checkpoints=moved)
         return moved
 
-    async def set_aside(self, which: Callable[[Seen], bool]) -> list[str]:
+    async def set_aside(self, which: Callable[[Seen], bool], *, torn: bool = False) -> list[str]:
         """Move into quarantine what is chosen; returns the names."""
         names = [seen.name for seen in await self.scan() if which(seen)]
         for name in names:
             self.known.pop(name, None)
-        await asyncio.to_thread(self.place.set_aside, names)
+        await asyncio.to_thread(self.place.set_aside, names, torn=torn)
         return names
 
     def as_is(self, name: str) -> Seen:

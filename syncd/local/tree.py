@@ -109,6 +109,9 @@ def look_below(base: int, path: str = "", *, skip_hidden: bool = False) -> tuple
         fd = open_beneath(base, path, DIRECTORY) if path else os.dup(base)
     except FileNotFoundError:
         return found, directories
+    except PermissionError:  # as itself, which is no regular file: nothing around it is ever committed (lost+found)
+        found[path] = Identity.of(os.stat(path, dir_fd=base, follow_symlinks=False))
+        return found, directories
     try:
         with os.scandir(fd) as children:
             for child in children:

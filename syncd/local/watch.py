@@ -43,9 +43,12 @@ class Nudge:
 
 class _Handler(FileSystemEventHandler):
     def __init__(self, root: Path, nudge: Nudge) -> None:
-        self._own, self._nudge = str(root / OWN), nudge
+        self._root, self._own, self._nudge = str(root), str(root / OWN), nudge
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        # Files in the root itself (progress.json) are no checkpoints, and change every second.
+        if not event.is_directory and str(event.src_path).rpartition("/")[0] == self._root:
+            return
         # Opens and reads are our own scan's as well: to act on them would never end.
         if event.event_type not in ("opened", "closed_no_write") and not str(event.src_path).startswith(self._own):
             self._nudge.set()

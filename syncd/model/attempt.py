@@ -105,7 +105,8 @@ def parse_record(data: bytes, where: str) -> Record:
 class DiskAttempt(Struct, frozen=True, kw_only=True):
     """`.syncd/attempt.json`: which attempt this disk belongs to. `disk` tells the disk from a copy of it.
 
-    `superseded`: a newer attempt was found; nothing of this disk is pushed or resumed any more.
+    `superseded`: a newer attempt was found; nothing of this disk is pushed or resumed any more. `families`: the kinds of
+    names (`checkpoint-#`) that are this attempt's, so that a zombie's are told from other people's directories.
     """
 
     version: Literal[1] = 1
@@ -115,3 +116,4 @@ class DiskAttempt(Struct, frozen=True, kw_only=True):
     nonce: Nonce
     disk: str
     superseded: bool = False
+    families: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """What this disk may do: go on with its attempt, stop because it was overtaken, or claim anew."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class GoOn:
     owner: Owner
     record: Record
     commits: tuple[Committed, ...]
+    families: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,13 @@ def read_note(root: Path) -> DiskAttempt | None:
         return None
 
 
-def write_note(root: Path, store_url: str, owner: Owner, *, superseded: bool = False) -> None:
+def write_note(
+    root: Path, store_url: str, owner: Owner, *, superseded: bool = False, families: Iterable[str] = ()
+) -> None:
     """Keep the attempt and its nonce on the disk whose lock we hold."""
     note = DiskAttempt(
         store=store_url, task=owner.keys.task, attempt=owner.attempt, nonce=owner.nonce, disk=identity(root),
-        superseded=superseded,
+        superseded=superseded, families=tuple(sorted(families)),
     )  # fmt: skip
     write_small(note_path(root), canonical.encode(note), 0o600)
 
@@ -84,7 +88,7 @@ async def resolve(
     if now.newest > note.attempt:
         return Overtaken(note.attempt, now.newest, again=note.superseded)
     commits = await read_commits(store, keys, note.attempt)
-    return GoOn(Owner(keys, note.attempt, note.nonce), record, commits.good)
+    return GoOn(Owner(keys, note.attempt, note.nonce), record, commits.good, note.families)
 
 
 async def _is_ours(store: Store, keys: Keys, note: DiskAttempt) -> bool:

@@ -28,13 +28,18 @@ class OutputLog:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        home.mkdir(parents=True, exist_ok=True)
-        for left in home.glob("*.part"):
-            left.rename(left.with_suffix(".log"))
-        self.number = max((int(path.stem) for path in home.glob("*.log") if path.stem.isdigit()), default=0) + 1
+        self.number = 1
         self._size = 0
         self._since = 0.0
         self._failed = False
+
+    def open(self) -> "OutputLog":
+        """Close what an earlier daemon left growing; to be called with the root's lock held."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        for left in self.home.glob("*.part"):
+            left.rename(left.with_suffix(".log"))
+        self.number = max((int(path.stem) for path in self.home.glob("*.log") if path.stem.isdigit()), default=0) + 1
+        return self
 
     @property
     def _part(self) -> Path:

@@ -1,15 +1,18 @@
 """Small objects that decide: create-only puts, claims, records, manifests, read and written by the rules."""
 
-import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from syncd.errors import Corrupt, Exists, NotFound
+from syncd.local.threads import all_of
 from syncd.model import canonical
 from syncd.model.attempt import Done, LineItem, Record, parse_record
 from syncd.model.checkpoint import Committed, parse_manifest
 from syncd.model.heartbeat import HeartbeatBody, fresh
 from syncd.model.keys import Keys, attempt_number
 from syncd.store import Store
+
+READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +114,7 @@ async def read_commits(store: Store, keys: Keys, attempt: int) -> Commits:
         except Corrupt as error:
             return (name, str(error))
 
-    found = [
-        result
-        for start in range(0, len(names), 16)
-        for result in await asyncio.gather(*map(read, names[start : start + 16]))
-    ]
+    found = await all_of((partial(read, name) for name in names), READS_AT_ONCE)
     good = sorted((each for each in found if isinstance(each, Committed)), key=lambda each: each.manifest.number)
     return Commits(tuple(good), tuple(each for each in found if isinstance(each, tuple)))
 

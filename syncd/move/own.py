@@ -1,12 +1,12 @@
 """Owning a task without training it: what `push`, `gc` and `reset` do before they write or delete anything."""
 
 from syncd.decide.retain import Delete
-from syncd.errors import Corrupt, UsageError
+from syncd.errors import Corrupt, Superseded, UsageError
 from syncd.model.attempt import Record
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys, attempt_number
 from syncd.move import retain
-from syncd.move.objects import Owner, at_work, read_done, standing
+from syncd.move.objects import Owner, at_work, standing
 from syncd.move.restore import sound
 from syncd.move.start import Started, claim, put_record, start
 from syncd.store import Gate, Store
@@ -46,21 +46,20 @@ async def reset(store: Store, keys: Keys, *, node: str, now: float, single_write
     """Take the task, record a start from zero, and return what is to be deleted, in this order."""
     owner = await claim(store, keys, node=node, now=now, single_writer=single_writer)
     await put_record(store, owner, Record(line=(), why="reset", nonce=owner.nonce))
-    return await plan_reset(store, keys)
+    newest = (await standing(store, keys)).newest
+    if newest > owner.attempt:
+        raise Superseded(f"attempt {newest} has taken over meanwhile; nothing is deleted")
+    return await plan_reset(store, keys, owner.attempt)
 
 
-async def plan_reset(store: Store, keys: Keys) -> list[Delete]:
-    """done.json, then manifests, then all that is neither claim nor record."""
+async def plan_reset(store: Store, keys: Keys, upto: int) -> list[Delete]:
+    """done.json, then manifests, then all that is neither claim nor record, of attempts up to `upto`."""
     doomed = []
     for entry in await store.list(keys.top):
         head, _, rest = entry.key.removeprefix(keys.top).partition("/")
-        if attempt_number(head) is None or rest not in ("attempt.json", "resume.json"):
+        number = attempt_number(head)
+        if number is None or (number <= upto and rest not in ("attempt.json", "resume.json")):
             doomed.append(entry.key)
     order = {keys.done: 0}
     doomed.sort(key=lambda key: (order.get(key, 1 if "/manifests/" in key else 2), key))
     return [Delete(key, "reset") for key in doomed]
-
-
-async def is_done(store: Store, keys: Keys) -> bool:
-    """Whether the task has its result."""
-    return await read_done(store, keys) is not None

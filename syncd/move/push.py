@@ -1,13 +1,14 @@
 """Pushing one pinned checkpoint: upload, check, commit (I1, I6)."""
 
-import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 
 from syncd.decide.push import Check, Commit, Upload, free_name, plan_push
 from syncd.errors import Corrupt, NotFound, Torn
 from syncd.local.digest import sum_file
 from syncd.local.pins import Pin
+from syncd.local.threads import all_of, to_its_end
 from syncd.local.tree import Identity
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest
@@ -16,28 +17,33 @@ from syncd.move.objects import Owner, create_once, read_manifest
 from syncd.store import Gate, Source, Store
 
 FILES_AT_ONCE = 16
-Assign = Callable[[Pin, str], Pin]
+SUMS_AT_ONCE = 4
+Assign = Callable[[Pin, str, int], Pin]
 
 
 class Pusher:
     """Commits one checkpoint after another for one attempt. Used by one task at a time: numbers grow."""
 
     def __init__(self, store: Store, owner: Owner, gate: Gate, *, number: int, used: set[str], begun: set[str]) -> None:
-        """`number`: of the newest commit so far; `used`: commit names taken; `begun`: directories with other objects."""
+        """`number`: the highest given so far; `used`: commit names taken; `begun`: directories with other objects."""
         self.store, self.owner, self.gate = store, owner, gate
         self.number, self.used, self.begun = number, used, begun
 
     async def push(self, pin: Pin, assign: Assign, *, kept: bool = False) -> Committed:
-        """Commit a pin. `assign` notes the name in the store before bytes are sent under it.
+        """Commit a pin. `assign` notes its name and number in the store before bytes are sent under them: a commit that
+        took effect unanswered, and is let go, shares its number with no other.
 
         Raises `Torn` when the source did not hold still: nothing is then committed, and the name is not used again.
         """
         if pin.commit is None:
             name = free_name(pin.name, self.used, self.begun)
             self.used.add(name)
-            pin = await asyncio.to_thread(assign, pin, name)
+            self.number += 1
+            pin = await to_its_end(assign, pin, name, self.number)
         try:
-            entries = await self._gather(pin, self._sum)
+            entries = await all_of(
+                (partial(to_its_end, self._sum, pin, path) for path in sorted(pin.files)), SUMS_AT_ONCE
+            )
         except OSError as error:
             raise Torn(f"{pin.name}: {error}") from None
         manifest = self._manifest(pin, tuple(entries), kept)
@@ -53,26 +59,12 @@ class Pusher:
 
     def _manifest(self, pin: Pin, entries: tuple[FileEntry, ...], kept: bool) -> Manifest:
         assert pin.commit is not None
+        assert pin.commit_number is not None
         return Manifest(
-            task=self.owner.keys.task, attempt=self.owner.attempt, number=self.number + 1, name=pin.name, commit=pin.commit,
+            task=self.owner.keys.task, attempt=self.owner.attempt, number=pin.commit_number, name=pin.name, commit=pin.commit,
             kind="directory", step=pin.step if pin.step is not None else step_of(pin.name), rule=pin.rule,
             time=pin.written / 1e9, files=entries, kept=kept,
         )  # fmt: skip
-
-    async def _gather(self, pin: Pin, work: Callable[[Pin, str], FileEntry]) -> list[FileEntry]:
-        """`work` for every file, a few at once in threads, in the order of their names."""
-        limit = asyncio.Semaphore(4)
-
-        async def one(path: str) -> FileEntry:
-            async with limit:
-                return await asyncio.to_thread(work, pin, path)
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(one(path)) for path in sorted(pin.files)]
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
-        return [task.result() for task in running]
 
     @staticmethod
     def _sum(pin: Pin, path: str) -> FileEntry:
@@ -84,26 +76,15 @@ class Pusher:
             os.close(fd)
 
     async def _uploads(self, pin: Pin, manifest: Manifest, uploads: list[Upload]) -> None:
-        limit = asyncio.Semaphore(FILES_AT_ONCE)
-
-        async def one(entry: FileEntry) -> None:
-            async with limit:
-                await self._upload(pin, manifest, entry)
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for step in uploads:
-                    tasks.create_task(one(step.entry))
-        except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
+        await all_of((partial(self._upload, pin, manifest, step.entry) for step in uploads), FILES_AT_ONCE)
 
     async def _upload(self, pin: Pin, manifest: Manifest, entry: FileEntry) -> None:
-        fd = await asyncio.to_thread(pin.open, entry.path)
+        fd = await to_its_end(pin.open, entry.path)
         try:
             before = Identity.of(os.fstat(fd))
             key = self.owner.keys.file(manifest.attempt, manifest.commit, entry.path)
             await self.store.upload(key, Source(fd, entry.size, entry.sum), self.gate)
-            await asyncio.to_thread(_held_still, fd, before, entry, pin.name)
+            await to_its_end(_held_still, fd, before, entry, pin.name)
         finally:
             os.close(fd)
 
@@ -116,13 +97,12 @@ class Pusher:
             if not lacking:
                 break
             await self._uploads(pin, manifest, lacking)
-        await asyncio.to_thread(_all_still, pin)
+        await to_its_end(_all_still, pin)
 
     async def _commit(self, pin: Pin, manifest: Manifest) -> Committed:
         key = self.owner.keys.manifest(manifest.attempt, manifest.commit)
         data = canonical.encode(manifest)
         if await create_once(self.store, key, data):
-            self.number = manifest.number
             return Committed(manifest, canonical.digest(data))
         # A put of an earlier process of this attempt took effect late. Of the same bytes it is this commit.
         try:

@@ -2,19 +2,21 @@
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 from syncd.errors import ConfigError, Corrupt, NotFound, Torn
 from syncd.local.digest import crc_of, matches, sum_file
 from syncd.local.place import Place
+from syncd.local.threads import all_of, to_its_end
 from syncd.local.tree import files_below, open_beneath, opened
 from syncd.model.checkpoint import Committed, FileEntry, Manifest, ranges
 from syncd.model.keys import Keys
 from syncd.model.names import check_path
 from syncd.store import Gate, Store
 
-RANGES_AT_ONCE = 4
-"""Ranges of one file that are fetched at once."""
+FILES_AT_ONCE, RANGES_AT_ONCE = 16, 4
+"""Files that are fetched at once, and ranges of one file."""
 
 
 async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: Gate) -> Path:
@@ -42,22 +44,13 @@ async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: 
 
 async def download(store: Store, keys: Keys, manifest: Manifest, to: Path, gate: Gate) -> None:
     """All files of a checkpoint into the empty directory `to`, each verified. Raises `NotFound`, `Corrupt`."""
-    limit = asyncio.Semaphore(16)
-
-    async def one(entry: FileEntry) -> None:
-        async with limit:
-            await _file(store, keys.file(manifest.attempt, manifest.commit, entry.path), entry, to, gate)
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for entry in manifest.files:
-                tasks.create_task(one(entry))
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+    prefix = keys.files(manifest.attempt, manifest.commit)
+    files = (partial(_file, store, prefix + entry.path, entry, to, gate) for entry in manifest.files)
+    await all_of(files, FILES_AT_ONCE)
 
 
 async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) -> None:
-    fd = await asyncio.to_thread(_create, to, entry)
+    fd = await to_its_end(_create, to, entry)
     try:
         pieces = ranges(entry.size)
         digests = entry.sum.ranges or (entry.sum.digest,)
@@ -66,7 +59,7 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) 
         await _ranges(store, key, fd, list(zip(pieces, digests, strict=True)), gate)
         if entry.size == 0 and await store.get(key) != b"":
             raise Corrupt(f"{key}: not empty, as the manifest says")
-        if entry.sum.ranges and await asyncio.to_thread(sum_file, fd, entry.size) != entry.sum:
+        if entry.sum.ranges and await to_its_end(sum_file, fd, entry.size) != entry.sum:
             raise Corrupt(f"{key}: the whole has another sum than the manifest says")
     finally:
         os.close(fd)
@@ -75,21 +68,14 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) 
 async def _ranges(store: Store, key: str, fd: int, pieces: list[tuple[tuple[int, int], str]], gate: Gate) -> None:
     """Get a few ranges of one file at once, but write one at a time: writers of one inode spin on its lock."""
     writing = asyncio.Lock()
-    left = iter(pieces)
 
-    async def worker() -> None:
-        for (offset, length), digest in left:
-            async with gate(length):
-                data = await store.get(key, offset, length) if length else b""
-                async with writing:
-                    await asyncio.to_thread(_place, fd, offset, length, digest, data, key)
+    async def one(offset: int, length: int, digest: str) -> None:
+        async with gate(length):
+            data = await store.get(key, offset, length) if length else b""
+            async with writing:
+                await to_its_end(_place, fd, offset, length, digest, data, key)
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(RANGES_AT_ONCE, len(pieces))):
-                tasks.create_task(worker())
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+    await all_of((partial(one, *place, digest) for place, digest in pieces), RANGES_AT_ONCE)
 
 
 def _create(to: Path, entry: FileEntry) -> int:

@@ -1,12 +1,18 @@
 """Deleting from the store what the rules let go (rules 10 to 14 of DESIGN.md)."""
 
+from functools import partial
+
 from syncd.decide.retain import Delete, Found, group, plan_retention
 from syncd.errors import Corrupt, NotFound
+from syncd.local.threads import all_of
 from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import Committed
+from syncd.model.keys import Keys
 from syncd.move.objects import Owner, read_manifest
 from syncd.move.start import fence
 from syncd.store import Store
+
+FILES_AT_ONCE = 16
 
 
 async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> list[Delete]:
@@ -18,17 +24,21 @@ async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> l
     await fence(store, owner)
     listing = [entry.key for entry in await store.list(owner.keys.top)]
     found = group(owner.keys, listing)
-    marked = {
-        (each.attempt, each.commit)
-        for each in found
-        if f"{owner.keys.kept_prefix(each.attempt)}{each.commit}.json" in listing
-    }
+    marked = marks(owner.keys, found, listing)
     doomed = plan_retention(owner.attempt, found, line, keep, marked)
     keys = {step.key for step in doomed}
     marked |= {
         (each.attempt, each.commit) for each in found if each.manifest in keys and await _kept(store, owner, each)
     }
     return plan_retention(owner.attempt, found, line, keep, marked)
+
+
+def marks(keys: Keys, found: list[Found], listing: list[str]) -> set[tuple[int, str]]:
+    """Commits that have a `kept/<commit>.json` beside them."""
+    there = set(listing)
+    return {
+        (each.attempt, each.commit) for each in found if f"{keys.kept_prefix(each.attempt)}{each.commit}.json" in there
+    }
 
 
 async def _kept(store: Store, owner: Owner, found: Found) -> bool:
@@ -41,6 +51,8 @@ async def _kept(store: Store, owner: Owner, found: Found) -> bool:
 
 
 async def carry_out(store: Store, steps: list[Delete]) -> None:
-    """Delete, one after another: the order is what keeps a manifest from naming files that are gone."""
-    for step in steps:
+    """Delete in order up to the last manifest: so none ever names files that are gone. The files then go together."""
+    last = max((n for n, step in enumerate(steps, 1) if step.manifest), default=0)
+    for step in steps[:last]:
         await store.delete(step.key)
+    await all_of((partial(store.delete, step.key) for step in steps[last:]), FILES_AT_ONCE)

@@ -131,14 +131,23 @@ async def fence(store: Store, owner: Owner) -> None:
         raise AlreadyDone
 
 
-async def start(store: Store, owner: Owner, fetch: Fetch) -> Started:
-    """Rules 3 to 7: choose, restore, fence, look again at the passed, record. Only then may anything train or commit."""
+Prepare = Callable[[Committed | None], Awaitable[None]]
+"""Clears the disk of what is not of the line, before the record says what the trainer will find."""
+
+
+async def start(store: Store, owner: Owner, fetch: Fetch, prepare: Prepare | None = None) -> Started:
+    """Rules 3 to 7: choose, restore, fence, look again at the passed, record. Only then may anything train or commit.
+
+    `prepare` is awaited before the record: a death just after it must not leave another line's checkpoints in sight.
+    """
     while True:
         choice = await choose(store, owner.keys, owner.attempt)
         index, restored, skipped = await restore_newest(store, owner.keys, choice, fetch)
         await fence(store, owner)
         if await _appeared(store, owner.keys, choice.passed):
             continue
+        if prepare:
+            await prepare(restored)
         record = Record(line=line_to_record(choice.candidates, index), skipped=tuple(skipped), nonce=owner.nonce)
         await put_record(store, owner, record)
         return Started(restored, record, tuple(skipped))

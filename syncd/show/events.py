@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,6 @@ class EventLog:
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self.path = path
         self.listeners: list[Callable[[dict[str, object]], None]] = []
-        self.recent: list[dict[str, object]] = []
         self._now = now
         self._told_error = False
 
@@ -38,7 +36,6 @@ class EventLog:
         line: dict[str, object] = {"event": event, "time": round(self._now(), 3)} | {
             key: value for key, value in fields.items() if value is not None
         }
-        self.recent = [*self.recent[-49:], line]
         self._append(line)
         log.log(logging.WARNING if event in LOUD else logging.INFO, event, extra={"fields": fields})
         for listener in self.listeners:
@@ -60,14 +57,3 @@ class EventLog:
                 self.path.replace(self.path.with_suffix(".old.jsonl"))
         except OSError as error:
             log.warning("%s: %s", self.path, error.strerror)
-
-    def sync(self) -> None:
-        """fsync what was appended; a log that cannot be synced is told by the next append."""
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -22,7 +22,6 @@ class Board:
     state: str = "starting"
     since: float = 0.0
     restarts: int = 0
-    lives: int = 0
     durable_at: float | None = None
     beat: Beat = field(default_factory=Beat)
     seq: int = 0

@@ -1,19 +1,19 @@
 """A store in a directory: the embedded default, and any shared file system with atomic rename and hard links."""
 
-import asyncio
 import errno
 import os
 import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn, Transient
 from syncd.local.digest import matches
+from syncd.local.threads import to_its_end
 from syncd.model.checkpoint import ranges
 from syncd.store import Entry, Gate, Source
 
@@ -48,8 +48,9 @@ class FileStore:
                 root.mkdir(exist_ok=True)
             (root / TEMP).mkdir(exist_ok=True)
             for left in (root / TEMP).iterdir():
-                if time.time() - left.lstat().st_mtime > STALE:
-                    left.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another node cleans up too
+                    if time.time() - left.lstat().st_mtime > STALE:
+                        left.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"SYNCD_STORE=file://{root}: {error.strerror}: {error.filename}; name a directory that you may write"
@@ -88,8 +89,13 @@ class FileStore:
         return await self._call(key, lambda: self._read(key, offset, length))
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
-        found = self._walk_shallow(prefix) if shallow else self._walk(prefix)
-        return sorted(await self._call(prefix, lambda: list(found)), key=lambda entry: entry.key)
+        def look() -> list[Entry]:
+            found = list(self._walk_shallow(prefix) if shallow else self._walk(prefix))
+            if not found and not (self.root / TEMP).is_dir():
+                raise FileNotFoundError(errno.ENOENT, "the store is gone")
+            return found
+
+        return sorted(await self._call(prefix, look), key=lambda entry: entry.key)
 
     async def delete(self, key: str) -> None:
         await self._call(key, lambda: self._delete(key))
@@ -102,7 +108,7 @@ class FileStore:
             with _translate(self.root, key):
                 return work()
 
-        return await asyncio.to_thread(translated)
+        return await to_its_end(translated)
 
     def _path(self, key: str) -> Path:
         if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")) or "\0" in key or key.startswith(TEMP):
@@ -175,7 +181,7 @@ class FileStore:
 
     def _walk(self, prefix: str) -> Iterator[Entry]:
         base = self._path(prefix)
-        for directory, names, files in os.walk(base):
+        for directory, names, files in os.walk(base, onerror=_raise_unless_missing):
             names[:] = [name for name in names if name != TEMP]
             for name in files:
                 path = Path(directory, name)
@@ -215,6 +221,12 @@ class FileStore:
                 break  # not empty, or another's rmdir was first
 
 
+def _raise_unless_missing(error: OSError) -> None:
+    """For os.walk, which would take an unreadable directory for an empty one."""
+    if error.errno not in _MISSING:
+        raise error
+
+
 def _copy(source: Source, fd: int, offset: int, length: int, digest: str) -> None:
     try:
         data = source.read(offset, length)
@@ -249,8 +261,8 @@ def _translate(root: Path, key: str) -> Iterator[None]:
     except OSError as error:
         said = f"{root}/{key}: {error.strerror or error}"
         if error.errno in _MISSING:
-            if not root.is_dir():
-                raise Denied(f"{root} is gone; was it unmounted?") from None
+            if not (root / TEMP).is_dir():  # `open` made it: without it this is another directory
+                raise Denied(f"{root} is not the store any more; was it unmounted?") from None
             raise NotFound(said) from None
         if error.errno in _DENIED:
             raise Denied(f"{said}; give this user the right to write there") from None

@@ -49,8 +49,9 @@ class Node:
         """Begin as a new daemon on this disk."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.keeper = self.new_keeper()
-        self.keeper.root.place.prepare()
+        self.keeper.root.place.make()
         with locked(self.root):
+            self.keeper.root.place.clear()
             return await self.keeper.begin()
 
     def save(self, step: int, *, marker: bool = True, lineage: str = "") -> Path:

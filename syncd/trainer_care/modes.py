@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Protocol
 
-from syncd.local.files import read_small
+from syncd.local.files import read_noun, read_small
 from syncd.local.tree import OWN
+from syncd.model.local import TrainerState
 from syncd.trainer_care import Trainer
 from syncd.trainer_care.child import ChildTrainer, stop_orphan
 from syncd.trainer_care.sidecar import SidecarTrainer, install_script
@@ -17,6 +18,9 @@ class Care(Protocol):
 
     async def prepare(self) -> bool:
         """Before anything else: whether a trainer of an earlier daemon's life goes on (or ended unjudged)."""
+
+    def may_write_on(self) -> bool:
+        """Whether the trainer, which said that it has finished, may still be writing."""
 
     async def leave(self, code: int) -> None:
         """At the end: let the platform see `code`."""
@@ -31,6 +35,9 @@ class RunCare:
 
     async def prepare(self) -> bool:
         await stop_orphan(self._root, self._grace)
+        return False
+
+    def may_write_on(self) -> bool:
         return False
 
     async def leave(self, code: int) -> None:
@@ -51,6 +58,11 @@ class SidecarCare:
             ready.unlink(missing_ok=True)  # of a former life: nobody may start by it before we have restored
         install_script(self._root)
         return adopted
+
+    def may_write_on(self) -> bool:
+        """Without with-syncd nobody saw its process end."""
+        state = read_noun(self._root / OWN / "trainer.json", TrainerState)
+        return state is None or state.state != "exited"
 
     async def leave(self, code: int) -> None:
         await self._sidecar.leave(code)

@@ -15,7 +15,7 @@ from syncd import __version__, cli, hookimpl
 from syncd.cli import VERBS, App, output
 from syncd.cli.options import verb
 from syncd.config import Settings
-from syncd.errors import BudgetSpent, ConfigError, LeaveNode, Superseded, SyncdError, UsageError
+from syncd.errors import ConfigError, Superseded, SyncdError, UsageError
 from syncd.hooks.loading import load, open_store
 
 CANARY = "c4nary-s3cret"
@@ -150,8 +150,6 @@ def test_json_after_two_dashes_is_the_trainers(syncd: Outcome) -> None:
         (UsageError("x"), 64),
         (ConfigError("x"), 78),
         (Superseded("x"), 77),
-        (BudgetSpent("x"), 76),
-        (LeaveNode("x"), 75),
         (SyncdError("x"), 1),
         (ExceptionGroup("tasks", [ExceptionGroup("more", [Superseded("x")])]), 77),
     ],

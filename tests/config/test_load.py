@@ -110,9 +110,11 @@ def test_the_store_is_in_the_users_data_directory(monkeypatch: pytest.MonkeyPatc
     assert Settings().store == f"file://{tmp_path}/.local/share/syncd"
 
 
-def test_the_task_is_the_roots_name(tmp_path: Path) -> None:
-    assert Settings(root=tmp_path / "my run (2)").task == "my-run-2"
-    assert Settings(root=Path("/")).task == "default"
+def test_the_tasks_name_tells_roots_of_one_name_apart(tmp_path: Path) -> None:
+    tasks = [Settings(root=tmp_path / project / "my run (2)").task for project in "ab"]
+    assert all(task.startswith("my-run-2-") for task in tasks)
+    assert tasks[0] != tasks[1]
+    assert Settings(root=Path("/")).task.startswith("default-")
 
 
 def test_the_root_is_absolute_with_links_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_globs_choose_by_name(tmp_path: Path) -> None:
 async def test_quiet_is_measured_by_looking_again_not_by_the_files_times(tmp_path: Path) -> None:
     clock = [0.0]
     root = Root(tmp_path, say, quiet=10.0, monotonic=lambda: clock[0])
-    root.place.prepare()
+    root.place.make()
     root.pins.load()
     path = hf(tmp_path)
     assert await root.look() == []
@@ -159,7 +159,7 @@ async def test_quiet_is_measured_by_looking_again_not_by_the_files_times(tmp_pat
 
 async def test_a_dead_writer_is_quiet_enough(tmp_path: Path) -> None:
     root = Root(tmp_path, say, quiet=1e9)
-    root.place.prepare()
+    root.place.make()
     root.pins.load()
     hf(tmp_path)
     assert await root.look() == []
@@ -168,7 +168,7 @@ async def test_a_dead_writer_is_quiet_enough(tmp_path: Path) -> None:
 
 async def test_a_directory_that_changes_after_it_was_taken_is_taken_again(tmp_path: Path) -> None:
     root = Root(tmp_path, say)
-    root.place.prepare()
+    root.place.make()
     root.pins.load()
     path = tmp_path / "checkpoint-1"
     path.mkdir()
@@ -212,7 +212,7 @@ def test_a_marker_without_a_list_stands_for_itself(tmp_path: Path, marker: str) 
 
 async def test_what_a_rotation_has_begun_to_remove_is_no_new_save(tmp_path: Path) -> None:
     root = Root(tmp_path, say)
-    root.place.prepare()
+    root.place.make()
     root.pins.load()
     path = tmp_path / "checkpoint-1"
     path.mkdir()

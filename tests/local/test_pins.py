@@ -162,10 +162,11 @@ def test_a_checkpoint_cannot_take_the_stores_own_names(tmp_path: Path, pins: Pin
 
 def test_pins_survive_the_daemon_and_changed_or_unfinished_ones_are_cleared(tmp_path: Path, pins: Pins) -> None:
     path = checkpoint(tmp_path)
-    pin = pins.assign(take(tmp_path, pins), "checkpoint-1.2")
+    pin = pins.assign(take(tmp_path, pins), "checkpoint-1.2", 7)
     (pins.home / "000099").mkdir()
     (loaded,) = Pins(tmp_path).load()
-    assert (loaded.name, loaded.commit, loaded.bytes) == ("checkpoint-1", "checkpoint-1.2", pin.bytes)
+    assert (loaded.name, loaded.commit, loaded.commit_number) == ("checkpoint-1", "checkpoint-1.2", 7)
+    assert loaded.bytes == pin.bytes
     (path / "w.bin").write_bytes(b"in place")
     assert Pins(tmp_path).load() == []
     assert not list(pins.home.iterdir())

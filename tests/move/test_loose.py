@@ -42,7 +42,7 @@ async def test_output_goes_up_in_closed_segments_that_then_leave_the_disk(
 ) -> None:
     monkeypatch.setattr(loose, "SEGMENT", 1000)
     store = MemoryStore()
-    log = OutputLog(tmp_path / "logs")
+    log = OutputLog(tmp_path / "logs").open()
     for n in range(250):
         log.write(b"line %03d\n" % n)
     carry = carrier(store, tmp_path)
@@ -54,7 +54,7 @@ async def test_output_goes_up_in_closed_segments_that_then_leave_the_disk(
     assert b"".join(store.objects[key] for key in sorted(store.objects)) == b"".join(
         b"line %03d\n" % n for n in range(250)
     )
-    again = OutputLog(tmp_path / "logs")
+    again = OutputLog(tmp_path / "logs").open()
     again.write(b"after a restart\n")
     again.close_segment()
     await carrier(store, tmp_path).output(again)
@@ -63,7 +63,7 @@ async def test_output_goes_up_in_closed_segments_that_then_leave_the_disk(
 
 def test_output_never_fills_the_disk_while_the_store_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loose, "SEGMENT", 10)
-    log = OutputLog(tmp_path / "logs")
+    log = OutputLog(tmp_path / "logs").open()
     for n in range(3 * MOST_SEGMENTS):
         log.write(b"%010d" % n)
     assert len(log.closed()) == MOST_SEGMENTS
@@ -71,7 +71,7 @@ def test_output_never_fills_the_disk_while_the_store_is_away(tmp_path: Path, mon
 
 
 def test_output_on_a_disk_that_refuses_it_does_not_raise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log = OutputLog(tmp_path / "logs")
+    log = OutputLog(tmp_path / "logs").open()
     (tmp_path / "logs").rmdir()
     log.write(b"lost")
     log.write(b"lost too")

@@ -1,0 +1,43 @@
+"""Blocking work off the event loop."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run in a thread; a cancelled caller goes on only when the thread has ended.
+
+    A thread cannot be cancelled, and whoever closes a descriptor under it sends its bytes into the next file that gets
+    that number.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
+
+
+async def all_of(works: Iterable[Callable[[], Awaitable[T]]], at_once: int) -> list[T]:
+    """The results of all, in order, `at_once` at a time. The first failure cancels the rest and is raised as itself.
+
+    Takes functions, not coroutines, and starts each when its turn comes: 100,000 files are not 100,000 tasks.
+    """
+    results: dict[int, T] = {}
+    left = iter(enumerate(works))
+
+    async def worker() -> None:
+        for n, work in left:
+            results[n] = await work()
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(at_once):
+                tasks.create_task(worker())
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return [results[n] for n in sorted(results)]

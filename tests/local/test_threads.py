@@ -1,0 +1,53 @@
+"""Blocking work off the event loop: to its end, a few at once."""
+
+import asyncio
+import threading
+
+import pytest
+
+from syncd.local.threads import all_of, to_its_end
+
+
+async def test_a_cancelled_caller_goes_on_only_when_the_thread_has_ended() -> None:
+    started, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        release.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(to_its_end(work))
+    while not started.is_set():
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_results_come_in_order_and_never_too_many_at_once() -> None:
+    under_way, most = 0, 0
+
+    async def square(n: int) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return n * n
+
+    assert await all_of((lambda n=n: square(n) for n in range(50)), 4) == [n * n for n in range(50)]
+    assert most <= 4
+
+
+async def test_the_first_failure_is_raised_as_itself_and_ends_the_rest() -> None:
+    async def work(n: int) -> None:
+        if n == 3:
+            raise ValueError("three")
+        await asyncio.sleep(0 if n < 3 else 60)
+
+    with pytest.raises(ValueError, match="three"):
+        await all_of((lambda n=n: work(n) for n in range(10)), 5)
