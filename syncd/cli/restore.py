@@ -41,6 +41,11 @@ def command(app: App, settings: Settings, as_json: bool, name: str | None, to: P
     --json: {"version": 1, "checkpoint", "commit", "step", "bytes", "path", "skipped": [text]}
     """
     target = (to or settings.root).expanduser().resolve()
+    if to and not dry_run:  # a place that is asked for is made; a wrong SYNCD_ROOT stays an error
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--to {to}: {error.strerror}; name a directory that you may write") from None
     if holder := daemon_lock_holder(target):
         raise UsageError(f"syncd ({holder}) is at work on {target}; restore to another directory with --to")
     return asyncio.run(_run(app, settings, name, target, as_json=as_json, dry_run=dry_run))

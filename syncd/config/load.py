@@ -195,9 +195,11 @@ def _blame(found: _Found, name: str, message: str) -> None:
     """Report what pydantic says of one field."""
     value, origin = found.values.get(name, (None, name))
     text = message.removeprefix("Value error, ")
+    if text[1:2].islower():  # not of a name such as MQTT
+        text = text[:1].lower() + text[1:]
     what = "" if value is None else f"={_shown(found.knobs[name], value)}"
     flag = origin.startswith("flag ")
-    line = f"{origin.removeprefix('flag ')}{what}: {text[:1].lower()}{text[1:]}"
+    line = f"{origin.removeprefix('flag ')}{what}: {text}"
     (found.usage if flag else found.mistakes).append(line.removeprefix(": "))
 
 

@@ -109,12 +109,17 @@ def test_push_outside_the_root_takes_the_parent_for_it(call: Call, tmp_path: Pat
 
 def test_restore_newest_named_and_by_place(three: Path, call: Call, tmp_path: Path) -> None:
     for name, step in ((None, 3), ("checkpoint-2", 2), ("attempt-0001/checkpoint-1", 1)):
-        target = tmp_path / f"to-{step}"
-        target.mkdir()
+        target = tmp_path / "made" / f"to-{step}"
         code, out, _ = call("restore", *([name] if name else []), "--to", str(target), "--json")
         assert code == 0
         assert json.loads(out)["step"] == step
         assert (target / f"checkpoint-{step}" / "w").read_bytes() == (three / f"checkpoint-{step}" / "w").read_bytes()
+
+
+def test_restore_to_a_place_that_cannot_be_made_is_a_usage_error(three: Path, call: Call) -> None:
+    code, _, err = call("restore", "--to", str(three / "checkpoint-1" / "w" / "x"))
+    assert code == 64
+    assert "--to" in err
 
 
 def test_restore_dry_run_changes_nothing_and_no_reader_claims(three: Path, call: Call, tmp_path: Path) -> None:
