@@ -216,7 +216,7 @@ class Daemon:
         await self.beside.look(writer_gone=not self.care.trainer.alive)
         async with self.beside.root_lock:
             await self.keeper.root.set_aside_torn()
-            lost = await self.keeper.root.newest(writer_gone=True) is None
+            lost = await self.keeper.lost()
         if not await self._unless_asked(self._point_trainer(lost=lost)):
             return
         await self._start()

@@ -146,7 +146,7 @@ class Keeper:
         await self._recognise()
         if not writer_alive:
             return await self.resume_point("same disk, same attempt")
-        newest = await self.root.newest(writer_gone=False)
+        newest = await self.root.newest(writer_gone=False, families=self._kinds)
         return self._begun(newest, "same disk, same attempt")
 
     async def _take_up(self, found: disk.GoOn) -> None:
@@ -156,18 +156,26 @@ class Keeper:
         await self.root.take_up(used)
         self._open_pusher(used | {pin.commit for pin in self.root.waiting if pin.commit}, begun)
 
+    async def lost(self) -> bool:
+        """Whether no local checkpoint of this attempt's is left, though its line has some."""
+        return bool(self.line) and await self.root.newest(writer_gone=True, families=self._kinds) is None
+
+    @property
+    def _kinds(self) -> set[str]:
+        """Kinds of names that are this attempt's: committed, restored, or waiting to be."""
+        return self._families | {family(pin.name) for pin in self.root.waiting}
+
     async def resume_point(self, how: str) -> Begun:
         """What a trainer that starts now resumes: the newest local checkpoint (nobody writes here now).
 
         Where the disk lost all of them, though the line has some, a new attempt is claimed after what waits is pushed:
         rules 3 to 7 then choose, and record what was really resumed.
         """
-        newest = await self.root.newest(writer_gone=True)
-        if newest is None and self.line:
+        if await self.lost():
             while self.root.waiting:
                 await self.push_next()
             return await self._claim_anew("this disk lost its checkpoints")
-        return self._begun(newest, how)
+        return self._begun(await self.root.newest(writer_gone=True, families=self._kinds), how)
 
     def _begun(self, newest: Seen | None, how: str) -> Begun:
         assert self.owner
@@ -196,12 +204,13 @@ class Keeper:
             self.say("checkpoint_damaged", key=skipped.key, why=skipped.why)
         self._open_pusher(set(), set())
         self._note_restored(started.restored)
-        newest = await self.root.newest(writer_gone=True)
+        how = "from zero"
         if started.restored:
             await self._note_family(started.restored.manifest.name)
             how = f"restored {started.restored.item}"
-        else:
-            how = "a checkpoint that was here already" if newest else "from zero"
+        newest = await self.root.newest(writer_gone=True, families=self._kinds)
+        if newest and not started.restored:
+            how = "a checkpoint that was here already"
         return replace(self._begun(newest, how), goes_on=False)
 
     async def _clear(self, restored: Committed | None, *, foreign: bool) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 from syncd.errors import Refused, Torn
@@ -134,9 +134,18 @@ class Root:
         for pin in await asyncio.to_thread(self.pins.load):
             await self.let_go(pin)
 
-    async def newest(self, *, writer_gone: bool) -> Seen | None:
-        """The newest complete checkpoint: what a trainer that starts now will resume."""
-        seen = [each for each in await self.scan() if each.complete(writer_gone=writer_gone) and each.name != FINAL]
+    async def newest(self, *, writer_gone: bool, families: Set[str] = frozenset()) -> Seen | None:
+        """The newest complete checkpoint: what a trainer that starts now will resume.
+
+        Of `families` (kinds of names) where any are given: other directories with a marker are no checkpoints of its.
+        """
+        seen = [
+            each
+            for each in await self.scan()
+            if each.complete(writer_gone=writer_gone)
+            and each.name != FINAL
+            and (not families or family(each.name) in families)
+        ]
         return max(seen, key=lambda each: (each.verdict.step or 0, each.written), default=None)
 
     def forget(self, pin: Pin) -> None:

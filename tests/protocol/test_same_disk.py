@@ -195,7 +195,11 @@ async def test_other_peoples_directories_are_not_touched_by_a_restore(ram_path: 
     store = MemoryStore()
     await trained(store, ram_path / "a", 1)
     root = ram_path / "b"
-    others = [root / "data" / "train.parquet", *(root / f"experiment-{n}" / "ckpt" for n in range(8))]
+    others = [
+        root / "data" / "2026",
+        root / "data" / "train.parquet",
+        *(root / f"experiment-{n}" / "ckpt" for n in range(8)),
+    ]
     for path in others:
         path.mkdir(parents=True)
         (path / "part-0").write_text("theirs")
