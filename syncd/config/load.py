@@ -70,6 +70,7 @@ def load(
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     _read_toml(found, named or directory / "syncd.toml", required=named is not None)
     _read_secret_files(found)
+    _see_task(found)
     return _validated(table, found)
 
 
@@ -170,6 +171,17 @@ def _read_secret_files(found: _Found) -> None:
             found.mistakes.append(f"{origin}: {path}: {why}")
 
 
+def _see_task(found: _Found) -> None:
+    """On a store that machines share, two runs under one name would take each other's place: the name must be given."""
+    store = str(found.values.get("store", ("file:", ""))[0])
+    if (
+        "task" not in found.values
+        and re.match(r"\w[\w+.-]*://[^@]*$", store)
+        and not store.lower().startswith(("file:", "memory:"))
+    ):
+        found.mistakes.append(f"SYNCD_TASK: a name for this training run is needed: other machines share this store")
+
+
 def _validated(table: type[Settings], found: _Found) -> Settings:
     try:
         values: dict[str, Any] = {name: value for name, (value, _) in found.values.items()}
@@ -182,11 +194,6 @@ def _validated(table: type[Settings], found: _Found) -> Settings:
     if found.mistakes or found.usage:
         kind = ConfigError if found.mistakes else UsageError
         raise kind(_redacted("\n".join(found.usage + found.mistakes), found.secrets()))
-    if "task" not in found.values and not settings.store.startswith(("file:", "memory:")):
-        raise ConfigError(
-            "SYNCD_TASK: give this training run a name: on a store that machines share, two runs under one name would"
-            " take each other's place"
-        )
     settings._origins.update({name: origin for name, (_, origin) in found.values.items()})
     return settings
 
