@@ -173,13 +173,10 @@ def _read_secret_files(found: _Found) -> None:
 
 def _see_task(found: _Found) -> None:
     """On a store that machines share, two runs under one name would take each other's place: the name must be given."""
-    store = str(found.values.get("store", ("file:", ""))[0])
-    if (
-        "task" not in found.values
-        and re.match(r"\w[\w+.-]*://[^@]*$", store)
-        and not store.lower().startswith(("file:", "memory:"))
-    ):
-        found.mistakes.append(f"SYNCD_TASK: a name for this training run is needed: other machines share this store")
+    store = str(found.values.get("store", ("file:", ""))[0]).lower()
+    remote = re.match(r"\w[\w+.-]*://[^@]*$", store) and not store.startswith(("file:", "memory:"))
+    if remote and "task" not in found.values:
+        found.mistakes.append("SYNCD_TASK: a name for this training run is needed: other machines share this store")
 
 
 def _validated(table: type[Settings], found: _Found) -> Settings:
