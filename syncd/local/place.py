@@ -1,5 +1,6 @@
 """Putting directories in their place: staging a restore, setting aside what must not be resumed."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -23,7 +24,10 @@ class Place:
         self.quarantine = self.own / "quarantine"
 
     def make(self) -> None:
-        """Make `.syncd/`. Raises `ConfigError`."""
+        """Make `.syncd/`, and the root where only that is missing: the next machine's disk is empty. Raises `ConfigError`."""
+        if self.root.parent.is_dir() and not self.root.exists():
+            with contextlib.suppress(OSError):  # told below
+                self.root.mkdir(exist_ok=True)
         if not self.root.is_dir():
             what = "is no directory" if self.root.exists() else "does not exist"
             raise ConfigError(f"SYNCD_ROOT={self.root} {what}; name the directory that the trainer writes into")

@@ -60,11 +60,17 @@ def test_a_root_that_is_a_file(call: Caller) -> None:
     one_line(text, "is no directory", str(call.home / "file"))
 
 
-def test_a_root_that_is_missing(call: Caller) -> None:
-    code, text = call("run", "--", "true", SYNCD_ROOT=str(call.home / "nowhere"))
+def test_a_root_whose_parent_is_missing(call: Caller) -> None:
+    code, text = call("run", "--", "true", SYNCD_ROOT=str(call.home / "nowhere" / "out"))
     assert code == 78
     one_line(text, "does not exist")
     assert not (call.home / "nowhere").exists()
+
+
+def test_a_root_that_alone_is_missing_is_made_for_the_next_machine_is_empty(call: Caller) -> None:
+    code, text = call("run", "--", "true", SYNCD_ROOT=str(call.home / "out"))
+    assert code == 0, text
+    assert (call.home / "out").is_dir()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
