@@ -14,6 +14,7 @@ from syncd.store.file import FileStore
 from syncd.store.memory import MemoryStore
 from syncd.testing import CrashingStore, Node, NodeDied, verify
 
+pytestmark = pytest.mark.timeout(600)  # a minute in memory; where there is no /dev/shm, each fsync waits for a disk
 STEPS = (10, 20, 30, 40)
 MAKERS: dict[str, Callable[[Path], Store]] = {
     "memory": lambda path: MemoryStore(),
