@@ -239,7 +239,7 @@ class Beside:
                     await self._changed.wait()
 
     async def _store_loop(self) -> None:
-        """What the store is asked and told regularly: are we still the owner, the heartbeat, loose files."""
+        """What the store is asked and told regularly: are we still the owner, the heartbeat."""
         while True:
             if self.keeper.owner:
                 await self._ask_store()

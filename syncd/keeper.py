@@ -1,12 +1,13 @@
 """One root under one attempt, step by step: begin, push, clean up, finish. Owns no task, hears no signal."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import triage
-from syncd.errors import Superseded, Torn
+from syncd.errors import Corrupt, NotFound, Superseded, Torn
 from syncd.local.completion import State
 from syncd.local.lock import identity
 from syncd.local.pins import Pin
@@ -19,7 +20,7 @@ from syncd.model.keys import Keys
 from syncd.model.names import FINAL, family, is_final
 from syncd.move import disk, retain
 from syncd.move.finish import finish
-from syncd.move.objects import Owner, at_work, read_commits, standing
+from syncd.move.objects import Owner, at_work, read_item, standing
 from syncd.move.own import own
 from syncd.move.push import Pusher
 from syncd.move.restore import fetch, holds
@@ -258,8 +259,8 @@ class Keeper:
         assert self.owner and self.record
         stored = {found.manifest.name: found for found in self.commits}
         for item in self.record.items(self.keys.record(self.owner.attempt))[:1]:
-            older = await read_commits(self.store, self.keys, item.attempt)
-            self.restored = next((found for found in older.good if found.item == item), None)
+            with contextlib.suppress(NotFound, Corrupt):
+                self.restored = await read_item(self.store, self.keys, item)
         if self.restored:
             stored.setdefault(self.restored.manifest.name, self.restored)
         newest = self.newest.manifest if self.newest else None

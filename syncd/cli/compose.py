@@ -1,11 +1,9 @@
 """Putting the parts together for a command: the opened store with its wrappers, the keeper, the daemon."""
 
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from syncd.beside import Pace
 from syncd.config import Settings
@@ -166,21 +164,4 @@ def _own_hook(name: str, f: Mapping[str, object]) -> tuple[str, object] | None:
         return "checkpoint_committed", committed
     if name == "task_done":
         return "task_done", told.TaskDone(number("attempt"), str(f["result"]) if f.get("result") else None, step)
-    return None
-
-
-def daemon_lock_holder(root: Path) -> str | None:
-    """Who holds the root's lock, None where nobody does."""
-    import fcntl
-
-    try:
-        fd = os.open(root / OWN / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return os.pread(fd, 100, 0).decode(errors="replace").strip() or "another process"
-    finally:
-        os.close(fd)
     return None

@@ -6,11 +6,12 @@ from pathlib import Path
 import click
 
 from syncd.cli import App
-from syncd.cli.compose import daemon_lock_holder, opened
+from syncd.cli.compose import opened
 from syncd.cli.once import push_complete
 from syncd.cli.options import verb
 from syncd.config import Settings
 from syncd.errors import UsageError
+from syncd.local.lock import lock_holder
 from syncd.local.tree import OWN
 
 
@@ -44,7 +45,7 @@ def command(app: App, settings: Settings, as_json: bool, directory: Path, force:
         # A root between here and DIR that has a daemon's own directory is the one whose attempt this belongs to.
         nearer = [each for each in path.parents if each.is_relative_to(settings.root) and (each / OWN).is_dir()]
         settings = settings.model_copy(update={"root": nearer[0] if nearer else settings.root})
-    holder = daemon_lock_holder(settings.root)
+    holder = lock_holder(settings.root)
     if holder:
         raise UsageError(f"syncd ({holder}) is at work on {settings.root} and pushes what is complete by itself")
     name = path.relative_to(settings.root).as_posix()

@@ -6,12 +6,12 @@ from pathlib import Path
 import click
 
 from syncd.cli import App
-from syncd.cli.compose import Parts, daemon_lock_holder, opened
+from syncd.cli.compose import Parts, opened
 from syncd.cli.options import verb
 from syncd.cli.output import print_json
 from syncd.config import Settings
 from syncd.errors import ConfigError, Corrupt, NotFound, UsageError
-from syncd.local.lock import locked
+from syncd.local.lock import lock_holder, locked
 from syncd.local.place import Place
 from syncd.model.checkpoint import Committed
 from syncd.model.names import is_final
@@ -46,7 +46,7 @@ def command(app: App, settings: Settings, as_json: bool, name: str | None, to: P
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--to {to}: {error.strerror}; name a directory that you may write") from None
-    if holder := daemon_lock_holder(target):
+    if holder := lock_holder(target):
         raise UsageError(f"syncd ({holder}) is at work on {target}; restore to another directory with --to")
     return asyncio.run(_run(app, settings, name, target, as_json=as_json, dry_run=dry_run))
 

@@ -6,12 +6,13 @@ import time
 import click
 
 from syncd.cli import App
-from syncd.cli.compose import Parts, daemon_lock_holder, opened
+from syncd.cli.compose import Parts, opened
 from syncd.cli.options import verb
 from syncd.cli.output import print_json, print_table
 from syncd.cli.words import ago, bytes_
 from syncd.config import Settings
 from syncd.local.files import read_small
+from syncd.local.lock import lock_holder
 from syncd.local.tree import OWN
 from syncd.model import canonical
 from syncd.model.heartbeat import HeartbeatBody, fresh
@@ -79,7 +80,7 @@ def _state(view: TaskView, beat: HeartbeatBody | None) -> str:
 
 def _local(settings: Settings) -> dict[str, object] | None:
     """status.json of the daemon at work on the root, None where there is none."""
-    if not daemon_lock_holder(settings.root):
+    if not lock_holder(settings.root):
         return None
     data = read_small(settings.root / OWN / "status.json")
     return canonical.decode(data, dict, "status.json") if data else None

@@ -45,7 +45,7 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
+                holder = _said(fd)
                 raise UsageError(
                     f"another syncd ({holder}) works on {root}; end it first, or use another SYNCD_ROOT"
                 ) from None
@@ -55,3 +55,22 @@ def locked(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def lock_holder(root: Path) -> str | None:
+    """Who holds the root's lock, None where nobody does."""
+    try:
+        fd = os.open(root / OWN / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _said(fd) or "another process"
+    finally:
+        os.close(fd)
+    return None
+
+
+def _said(fd: int) -> str:
+    return os.pread(fd, 100, 0).decode(errors="replace").strip()

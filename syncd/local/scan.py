@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.local.completion import Rule, State, Verdict, View, judge
+from syncd.local.completion import MarkerRule, Rule, State, Verdict, View, judge
 from syncd.local.tree import Files, Fingerprint, Identity, fingerprint, look_below, opened, read_small
 from syncd.model.names import FINAL, family
 
-MARKERS = ("/_SUCCESS", "/_ELASTIC_SUCCESS")
+MARKERS = tuple(f"/{marker}" for marker in MarkerRule().markers)
 DEPTH = 3
 """Components of a checkpoint's name at most."""
 

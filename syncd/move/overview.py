@@ -38,11 +38,6 @@ class TaskView:
         return self.attempts[-1] if self.attempts else None
 
     @property
-    def recorded(self) -> AttemptView | None:
-        """The newest attempt that recorded a start: where a successor looks first."""
-        return next((each for each in reversed(self.attempts) if each.record), None)
-
-    @property
     def commits(self) -> dict[LineItem, Committed]:
         """Every readable commit by its place."""
         return {found.item: found for attempt in self.attempts for found in attempt.commits}

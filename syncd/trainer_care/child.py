@@ -14,6 +14,7 @@ from pathlib import Path
 
 from syncd.errors import UsageError
 from syncd.local.files import read_noun, write_noun
+from syncd.local.tree import OWN
 from syncd.model.local import ChildMark
 from syncd.trainer_care import Exit, processes
 from syncd.trainer_care.output import Copier
@@ -272,6 +273,6 @@ async def _gone(mark: ChildMark, seconds: float) -> None:
 
 
 def _mark_path(root: Path) -> Path:
-    folder = root / ".syncd"
+    folder = root / OWN
     folder.mkdir(exist_ok=True)
     return folder / "child.json"

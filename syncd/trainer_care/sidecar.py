@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from syncd.local.files import parse_noun, read_stamped, write_noun, write_small
+from syncd.local.tree import OWN
 from syncd.model.local import Order, TrainerState
 from syncd.trainer_care import Exit
 
@@ -35,9 +36,9 @@ def install_script(root: Path) -> Path:
 
     Call it when the daemon has the root's lock, before it reports ready. Raises `OSError`.
     """
-    folder = root / ".syncd" / "bin"
+    folder = root / OWN / "bin"
     folder.mkdir(parents=True, exist_ok=True)
-    (root / ".syncd" / "order.json").unlink(missing_ok=True)
+    (root / OWN / "order.json").unlink(missing_ok=True)
     script = folder / "with-syncd"
     data = resources.files("syncd.trainer_care").joinpath("with-syncd").read_bytes()
     write_small(script, data, 0o755)
@@ -160,7 +161,7 @@ class SidecarTrainer:
     ) -> Order:
         name = secrets.token_hex(8)
         order = Order(id=name, action=action, exit_code=exit_code, grace=grace, life=life, time=time.time())
-        await asyncio.to_thread(write_noun, self._root / ".syncd" / "order.json", order)
+        await asyncio.to_thread(write_noun, self._root / OWN / "order.json", order)
         return order
 
     def _forget(self) -> None:
@@ -171,7 +172,7 @@ class SidecarTrainer:
 
     def _look(self) -> None:
         """Note what changed. The first look at a file is no sign of life: it may be of years ago."""
-        path = self._root / ".syncd" / "trainer.json"
+        path = self._root / OWN / "trainer.json"
         said = read_stamped(path)
         if said != self._said:
             if said is not None:
