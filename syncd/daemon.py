@@ -94,7 +94,6 @@ class Daemon:
     async def run(self) -> int:
         """Live until the trainer has finished, the node is left, or another attempt takes over."""
         with self.stop.on_signals(self._asked), locked(self.keeper.root.path):
-            self.keeper.root.place.clear()
             self.beside.output.open()
             async with AsyncExitStack() as stack:
                 async with self.beside.running():

@@ -97,6 +97,7 @@ class Keeper:
                 raise Superseded(f"{why}, and is at work; start again when it is silent, or end it")
             found = disk.ClaimAnew(f"attempt {found.newest} had taken over, and is silent")
         if isinstance(found, disk.GoOn):
+            await asyncio.to_thread(self.root.place.clear)
             return await self._go_on(found, writer_alive=writer_alive)
         return await self._claim_anew(found.why)
 
@@ -200,6 +201,7 @@ class Keeper:
             await self._clear(restored, foreign=foreign)
 
         started = await start(self.store, self.owner, self._fetch, clear)
+        await asyncio.to_thread(self.root.place.clear)
         self.record = started.record
         for skipped in started.skipped:
             self.say("checkpoint_damaged", key=skipped.key, why=skipped.why)

@@ -1,6 +1,7 @@
 """One aiobotocore client: its configuration, its time-outs, and its errors in the store's words."""
 
 import asyncio
+import http.client
 import logging
 import os
 import ssl
@@ -37,7 +38,7 @@ CONNECTIONS = 32
 """Connections of the pool. As many requests run at a time, so that none waits in the pool while its time-out runs."""
 SLOWEST = 16 << 10
 """Bytes per second below which a small object's put counts as standing still."""
-FAILURES = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, OSError)
+FAILURES = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, http.client.HTTPException, OSError)
 
 Progress = Callable[[], None]
 
@@ -63,6 +64,7 @@ class Client:
     def __init__(self, api: Any, stack: AsyncExitStack, place: Place, credentials: Credentials, timeout: float) -> None:
         self._api, self._stack, self._credentials = api, stack, credentials
         self.place, self.timeout = place, timeout
+        self.ca_bundle: str | None = None
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._warned: set[str] = set()
 
@@ -74,13 +76,14 @@ class Client:
             session = new_session()
             session._credentials = credentials  # the session asks its own chain only when this is unset
             # Every other SDK reads AWS_REGION; botocore alone knows AWS_DEFAULT_REGION only.
+            ca_bundle = _ca_bundle(settings.s3_ca_bundle or session.get_config_variable("ca_bundle"))
             region = settings.s3_region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
             api = await stack.enter_async_context(
                 session.create_client(
                     "s3",
                     region_name=region or "us-east-1",
                     endpoint_url=settings.s3_endpoint_url,
-                    verify=_ca_bundle(settings.s3_ca_bundle or session.get_config_variable("ca_bundle")),
+                    verify=ca_bundle,
                     config=_config(settings),
                 )
             )
@@ -91,10 +94,18 @@ class Client:
             await stack.aclose()
             raise
         api.meta.events.register("response-received.s3", _refuse_page)
-        return cls(api, stack, Place(bucket, _without_user(api.meta.endpoint_url)), credentials, settings.s3_timeout)
+        place = Place(bucket, _without_user(api.meta.endpoint_url))
+        client = cls(api, stack, place, credentials, settings.s3_timeout)
+        client.ca_bundle = ca_bundle
+        return client
 
     async def aclose(self) -> None:
         await self._stack.aclose()
+
+    @property
+    def api(self) -> Any:
+        """botocore's own client, for what signs and parses beside it."""
+        return self._api
 
     @property
     def events(self) -> Any:
@@ -109,12 +120,12 @@ class Client:
 
     async def call(self, operation: str, what: str, /, **params: Any) -> dict[str, Any]:
         """One request without a large body. `what`: the key or prefix that an error names."""
-        async with self._said(what):
+        async with self.said(what):
             return await self._request(operation, params)
 
     async def put(self, what: str, data: bytes, **params: Any) -> dict[str, Any]:
         """One PutObject from memory."""
-        async with self._said(what), asyncio.timeout(self.timeout + len(data) / SLOWEST):
+        async with self.said(what), asyncio.timeout(self.timeout + len(data) / SLOWEST):
             return await self._request("put_object", params | {"Body": data})
 
     async def send(
@@ -125,14 +136,14 @@ class Client:
         aiohttp's own time-outs begin when the body has been sent: a server that stops reading would hold us for ever.
         """
         loop = asyncio.get_running_loop()
-        async with self._said(what), asyncio.timeout(self.timeout) as limit:
+        async with self.said(what), asyncio.timeout(self.timeout) as limit:
             return await self._request(
                 operation, params | {"Body": body(lambda: limit.reschedule(loop.time() + self.timeout))}
             )
 
     async def get(self, what: str, /, **params: Any) -> tuple[dict[str, Any], bytes]:
         """GetObject's answer and its whole body; aiohttp's time-out watches each read."""
-        async with self._said(what):
+        async with self.said(what):
             answer = await self._request("get_object", params)
             body = answer["Body"]
             try:
@@ -147,7 +158,7 @@ class Client:
 
     async def pages(self, operation: str, what: str, /, **params: Any) -> list[dict[str, Any]]:
         """All pages of a listing."""
-        async with self._said(what):
+        async with self.said(what):
             pages = self._api.get_paginator(operation).paginate(Bucket=self.place.bucket, **params)
             return [page async for page in pages]
 
@@ -156,7 +167,7 @@ class Client:
         return answer
 
     @asynccontextmanager
-    async def _said(self, what: str) -> AsyncIterator[None]:
+    async def said(self, what: str) -> AsyncIterator[None]:
         """Take a slot, and say every failure in the store's words."""
         async with self._slots:
             try:
@@ -181,6 +192,7 @@ def _config(settings: Settings) -> Any:
         max_pool_connections=CONNECTIONS,
         retries={"total_max_attempts": 1, "mode": "standard"},
         # Our own checksums go as plain headers: no CRC32 on top, no aws-chunked trailers (which R2 and others refuse).
+        signature_version="s3v4",  # also in URLs, where the SDK would fall back to the second version
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         # Every body carries its CRC; a SHA-256 of it (a third of the CPU of an upload) would prove nothing new.

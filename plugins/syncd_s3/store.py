@@ -1,14 +1,16 @@
-"""The six verbs over one bucket's keys below a prefix."""
+"""The verbs of a store over one bucket's keys below a prefix."""
 
 from typing import Any
 from urllib.parse import urlsplit
 
 from syncd.errors import ConfigError, Denied, NotFound, Transient
 from syncd.local.digest import sum_bytes
-from syncd.store import Entry, Gate, Source
+from syncd.store import Entry, Gate, Source, fetch_by_get
 from syncd_s3.client import Client, Settings
 from syncd_s3.errors import EmptyRange
+from syncd_s3.fast import FastPath
 from syncd_s3.upload import Upload, checksum
+from syncd_s3.wire import Span, Unwritable
 
 MAX_KEY = 1024
 """Bytes of a key, prefix included: S3's limit."""
@@ -17,8 +19,8 @@ MAX_KEY = 1024
 class S3Store:
     """Objects in a bucket. Every put carries a CRC-64/NVME that the server compares with what it received."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
-        self.client, self.prefix = client, prefix
+    def __init__(self, client: Client, prefix: str, fast: FastPath | None = None) -> None:
+        self.client, self.prefix, self.fast = client, prefix, fast
 
     @classmethod
     async def open(cls, url: str, settings: Settings) -> "S3Store":
@@ -28,7 +30,8 @@ class S3Store:
         `Transient` for a server that does not answer now.
         """
         bucket, prefix = _parse(url)
-        store = cls(await Client.connect(bucket, settings), prefix)
+        client = await Client.connect(bucket, settings)
+        store = cls(client, prefix, FastPath.beside(client))
         try:
             await store.client.call("list_objects_v2", prefix, Prefix=prefix, MaxKeys=1)
         except BaseException:
@@ -45,7 +48,7 @@ class S3Store:
 
     async def upload(self, key: str, source: Source, gate: Gate) -> None:
         """A multipart upload whose parts are the file's ranges, or one PutObject for a file of one range."""
-        await Upload(self.client, self._key(key), source, gate).run()
+        await Upload(self.client, self.fast, self._key(key), source, gate).run()
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         where = self._key(key)
@@ -59,9 +62,22 @@ class S3Store:
             answer, data = await self.client.get(where, Key=where, Range=f"bytes={offset}-{last}")
         except EmptyRange:
             return b""
-        if not str(answer.get("ContentRange", "")).startswith(f"bytes {offset}-"):
-            raise Denied(f"{self.client.place}: the server does not serve ranges of objects; use another")
+        self._ranged(answer, offset)
         return data
+
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        if self.fast is None or not length:
+            return await fetch_by_get(self, key, offset, length, fd)
+        where = self._key(key)
+        about = {"Key": where, "Range": f"bytes={offset}-{offset + length - 1}"}
+        try:
+            answer, moved = await self.fast.fetch(where, Span(fd, offset, length), **about)
+        except EmptyRange:
+            return 0
+        except Unwritable as disk:
+            raise disk.error from None
+        self._ranged(answer, offset)
+        return moved
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         where = self.prefix + prefix
@@ -81,7 +97,13 @@ class S3Store:
             return  # some servers say so; for us it is no error
 
     async def aclose(self) -> None:
+        if self.fast:
+            await self.fast.aclose()
         await self.client.aclose()
+
+    def _ranged(self, answer: dict[str, Any], offset: int) -> None:
+        if not str(answer.get("ContentRange", "")).startswith(f"bytes {offset}-"):
+            raise Denied(f"{self.client.place}: the server does not serve ranges of objects; use another")
 
     async def _put(self, key: str, data: bytes, **condition: Any) -> None:
         where = self._key(key)

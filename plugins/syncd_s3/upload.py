@@ -13,6 +13,8 @@ from syncd.store import Gate, Source
 from syncd_s3.body import RangeBody
 from syncd_s3.client import Client, Progress
 from syncd_s3.errors import Damaged, UploadGone
+from syncd_s3.fast import FastPath
+from syncd_s3.wire import Span
 
 AT_ONCE = 4
 """Parts of one file in flight at most; the caller's gate may allow fewer. Few connections reach the link's speed."""
@@ -40,7 +42,8 @@ class Part:
 class Upload:
     """One call of `upload` for one key. Its only memory between calls is the server's."""
 
-    def __init__(self, client: Client, key: str, source: Source, gate: Gate) -> None:
+    def __init__(self, client: Client, fast: FastPath | None, key: str, source: Source, gate: Gate) -> None:
+        self.fast = fast
         self.client, self.key, self.source, self.gate = client, key, source, gate
         digests = source.sum.ranges or (source.sum.digest,)
         self.parts = [
@@ -141,6 +144,21 @@ class Upload:
             sent[part.number] = answer["ETag"]
 
     async def _send(self, operation: str, part: Part, **params: Any) -> dict[str, Any]:
+        about = {"Key": self.key, "ChecksumCRC64NVME": part.checksum, **params}
+        try:
+            if self.fast:
+                span = Span(self.source.fd, part.offset, part.length)
+                answer = await self.fast.send(operation, self.key, span, **about)
+            else:
+                answer = await self._by_sdk(operation, part, about)
+        except Damaged:
+            await self._tell_torn(part)
+            raise
+        if answer.get("ChecksumCRC64NVME", part.checksum) != part.checksum:
+            raise Damaged(f"{self.client.place}: {self.key}: the server stored other bytes than were sent")
+        return answer
+
+    async def _by_sdk(self, operation: str, part: Part, about: dict[str, Any]) -> dict[str, Any]:
         bodies: list[RangeBody] = []
 
         def body(progress: Progress) -> RangeBody | bytes:
@@ -150,17 +168,11 @@ class Upload:
             return bodies[0]
 
         try:
-            about = {"Key": self.key, "ChecksumCRC64NVME": part.checksum, "ContentLength": part.length}
-            answer = await self.client.send(operation, self.key, body, **about, **params)
-        except StoreError as error:
+            return await self.client.send(operation, self.key, body, ContentLength=part.length, **about)
+        except StoreError:
             if bodies and bodies[0].torn:
                 raise bodies[0].torn from None
-            if isinstance(error, Damaged):
-                await self._tell_torn(part)
             raise
-        if answer.get("ChecksumCRC64NVME", part.checksum) != part.checksum:
-            raise Damaged(f"{self.client.place}: {self.key}: the server stored other bytes than were sent")
-        return answer
 
     async def _tell_torn(self, part: Part) -> None:
         """Raises `Torn` when it is the file and not the way that differs from the sum."""

@@ -72,7 +72,6 @@ async def _run(app: App, settings: Settings, name: str | None, to: Path, *, as_j
         place.make()
         skipped: list[str] = []
         with locked(to):
-            place.clear()
             for found in wanted:
                 try:
                     path = await fetch(parts.store, parts.keys, found, place, parts.budget.unpaced)

@@ -36,6 +36,21 @@ def _combine(parts: list[tuple[int, int]]) -> FileSum:
     return FileSum(spell(whole), tuple(spell(crc) for crc, _ in parts) if len(parts) > 1 else ())
 
 
+def whole_of(digests: list[str], size: int) -> str:
+    """The digest of a file of `size` bytes from those of its ranges; raises ValueError for another algorithm."""
+    pieces = [(crc_of(digest), length) for digest, (_, length) in zip(digests, ranges(size), strict=True)]
+    return _combine(pieces).digest
+
+
+def range_matches(fd: int, offset: int, length: int, digest: str) -> bool:
+    """Whether a range of an open file has this digest. Blocks. Raises ValueError for another algorithm."""
+    wanted = crc_of(digest)
+    try:
+        return crc_range(fd, offset, length) == wanted
+    except Torn:
+        return False
+
+
 def crc_range(fd: int, offset: int, length: int) -> int:
     """CRC-64/NVME of a range of an open file. Blocks. Raises `Torn` when the file ends within it."""
     crc = 0

@@ -42,15 +42,20 @@ class Place:
             ) from None
 
     def clear(self) -> None:
-        """Remove what an interrupted restore left; to be called with the root's lock held."""
-        for left in self.staging.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+        """Remove what interrupted restores left; to be called with the root's lock held, when none is to go on."""
+        self._clear_but("")
 
-    def new_staging(self) -> Path:
-        """An empty directory to restore into."""
-        path = self.staging / f"{time.monotonic_ns():x}"
-        path.mkdir(mode=0o700)
+    def staging_for(self, mark: str) -> Path:
+        """The directory to restore what `mark` names into, as an interrupted restore left it; all others are removed."""
+        self._clear_but(mark)
+        path = self.staging / mark
+        path.mkdir(mode=0o700, exist_ok=True)
         return path
+
+    def _clear_but(self, mark: str) -> None:
+        for left in self.staging.iterdir():
+            if left.name != mark:
+                shutil.rmtree(left, ignore_errors=True)
 
     def put_in_place(self, staged: Path, name: str) -> Path:
         """Give a whole, verified tree its name: fsync, set aside what bears the name, rename (I5). Blocks."""

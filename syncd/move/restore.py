@@ -1,15 +1,17 @@
 """Fetching one committed checkpoint: into staging, verified range by range, then renamed (I5)."""
 
 import asyncio
+import hashlib
 import os
 from functools import partial
 from pathlib import Path
 
 from syncd.errors import ConfigError, Corrupt, NotFound, Torn
-from syncd.local.digest import crc_of, matches, sum_file
+from syncd.local.digest import crc_of, matches, range_matches, sum_file, whole_of
 from syncd.local.place import Place
 from syncd.local.threads import all_of, to_its_end
 from syncd.local.tree import files_below, open_beneath, opened
+from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest, ranges
 from syncd.model.keys import Keys
 from syncd.model.names import check_path
@@ -17,6 +19,8 @@ from syncd.store import Gate, Store
 
 FILES_AT_ONCE, RANGES_AT_ONCE = 16, 4
 """Files that are fetched at once, and ranges of one file."""
+TRIES = 3
+"""Times that a range may come wrong before the stored one is called damaged."""
 
 
 async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: Gate) -> Path:
@@ -31,7 +35,7 @@ async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: 
     if await asyncio.to_thread(holds, target, manifest):
         return target
     try:
-        staged = place.new_staging()
+        staged = await asyncio.to_thread(place.staging_for, _mark(manifest))
         await download(store, keys, manifest, staged, gate)
         whole = staged / manifest.files[0].path if manifest.kind == "file" else staged
         return await asyncio.to_thread(place.put_in_place, whole, manifest.name)
@@ -42,70 +46,82 @@ async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: 
         ) from None
 
 
+def _mark(manifest: Manifest) -> str:
+    """What tells that a staging directory is of this very manifest."""
+    return hashlib.sha256(canonical.encode(manifest)).hexdigest()[:32]
+
+
 async def download(store: Store, keys: Keys, manifest: Manifest, to: Path, gate: Gate) -> None:
-    """All files of a checkpoint into the empty directory `to`, each verified. Raises `NotFound`, `Corrupt`."""
+    """All files of a checkpoint into the directory `to`, each verified. Raises `NotFound`, `Corrupt`.
+
+    `to` is empty, or what an interrupted download of this manifest left: ranges that are right are not fetched again.
+    """
     prefix = keys.files(manifest.attempt, manifest.commit)
     files = (partial(_file, store, prefix + entry.path, entry, to, gate) for entry in manifest.files)
     await all_of(files, FILES_AT_ONCE)
 
 
 async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) -> None:
-    fd = await to_its_end(_create, to, entry)
+    pieces = ranges(entry.size)
+    digests = entry.sum.ranges or (entry.sum.digest,)
+    if len(digests) != len(pieces):
+        raise Corrupt(f"{key}: {len(digests)} sums for {len(pieces)} ranges")
     try:
-        pieces = ranges(entry.size)
-        digests = entry.sum.ranges or (entry.sum.digest,)
-        if len(digests) != len(pieces):
-            raise Corrupt(f"{key}: {len(digests)} sums for {len(pieces)} ranges")
-        await _ranges(store, key, fd, list(zip(pieces, digests, strict=True)), gate)
-        if entry.size == 0 and await store.get(key) != b"":
-            raise Corrupt(f"{key}: not empty, as the manifest says")
-        if entry.sum.ranges and await to_its_end(sum_file, fd, entry.size) != entry.sum:
+        # Each range is verified below; that they make up the whole needs no second reading.
+        if whole_of(list(digests), entry.size) != entry.sum.digest:
             raise Corrupt(f"{key}: the whole has another sum than the manifest says")
+    except ValueError as error:
+        raise Corrupt(f"{key}: {error}; update syncd") from None
+    fd, begun = await to_its_end(_open, to, entry)
+    try:
+        if entry.size:
+            wanted = zip(pieces, digests, strict=True)
+            works = (partial(_range, store, key, fd, *place, digest, gate, begun=begun) for place, digest in wanted)
+            await all_of(works, RANGES_AT_ONCE)
+        elif await store.get(key) != b"":
+            raise Corrupt(f"{key}: not empty, as the manifest says")
+        os.fchmod(fd, entry.mode)  # last: a file that may not be written could not be gone on with
     finally:
         os.close(fd)
 
 
-async def _ranges(store: Store, key: str, fd: int, pieces: list[tuple[tuple[int, int], str]], gate: Gate) -> None:
-    """Get a few ranges of one file at once, but write one at a time: writers of one inode spin on its lock."""
-    writing = asyncio.Lock()
+async def _range(
+    store: Store, key: str, fd: int, offset: int, length: int, digest: str, gate: Gate, *, begun: bool
+) -> None:
+    """One range, verified in the file. Asked for again where it is wrong: it may have been damaged on the way.
 
-    async def one(offset: int, length: int, digest: str) -> None:
+    `begun`: an earlier process may have fetched it. Raises `NotFound`, and `Corrupt` for what comes wrong each time.
+    """
+    if begun and await to_its_end(range_matches, fd, offset, length, digest):
+        return
+    for _ in range(TRIES):
         async with gate(length):
-            data = await store.get(key, offset, length) if length else b""
-            async with writing:
-                await to_its_end(_place, fd, offset, length, digest, data, key)
+            came = await store.fetch(key, offset, length, fd)
+            if came == length and await to_its_end(range_matches, fd, offset, length, digest):
+                return
+    raise Corrupt(f"{key}: bytes {offset} to {offset + length} are not those that were committed ({came} came)")
 
-    await all_of((partial(one, *place, digest) for place, digest in pieces), RANGES_AT_ONCE)
 
-
-def _create(to: Path, entry: FileEntry) -> int:
+def _open(to: Path, entry: FileEntry) -> tuple[int, bool]:
+    """The file to restore into, and whether an earlier process began it."""
     path = to / check_path(entry.path, "restore")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.fchmod(fd, entry.mode)
-        if entry.size:
+        fd, begun = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), False
+    except FileExistsError:
+        fd, begun = os.open(path, flags), True
+    try:
+        if begun and os.fstat(fd).st_size != entry.size:
+            os.truncate(fd, 0)
+            begun = False
+        os.fchmod(fd, 0o600)
+        if entry.size and not begun:
             os.posix_fallocate(fd, 0, entry.size)  # ENOSPC now, not after an hour
     except BaseException:
         os.close(fd)
         raise
-    return fd
-
-
-def _place(fd: int, offset: int, length: int, digest: str, data: bytes, key: str) -> None:
-    try:
-        good = len(data) == length and matches(data, digest)
-    except ValueError as error:
-        raise Corrupt(f"{key}: {error}; update syncd") from None
-    if not good:
-        raise Corrupt(
-            f"{key}: bytes {offset} to {offset + length} are not those that were committed ({len(data)} came)"
-        )
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        offset += written
-        view = view[written:]
+    return fd, begun
 
 
 def holds(target: Path, manifest: Manifest) -> bool:

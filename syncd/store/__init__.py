@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from syncd.errors import Torn
+from syncd.local.threads import to_its_end
 from syncd.model.checkpoint import FileSum
 
 
@@ -52,7 +53,7 @@ Gate = Callable[[int], AbstractAsyncContextManager[None]]
 
 @runtime_checkable
 class Store(Protocol):
-    """Six verbs over keys and bytes."""
+    """Seven verbs over keys and bytes."""
 
     async def put(self, key: str, data: bytes) -> None:
         """Write a small object, replacing what was there."""
@@ -70,6 +71,13 @@ class Store(Protocol):
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """An object's bytes, or a range of them (shorter at the end of the object). Raises `NotFound`."""
 
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        """`get` of a range into an open file, at the same offset; the bytes that came (fewer at the object's end).
+
+        Nothing is verified: what was written counts only once the caller has summed it. Raises OSError for the file's
+        own disk. `fetch_by_get` serves a store that knows no better way. A cancelled call has stopped writing.
+        """
+
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         """All objects below `prefix` (which ends in `/`), by key; shallow: its direct children only."""
 
@@ -78,3 +86,18 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Free connections and threads."""
+
+
+async def fetch_by_get(store: Store, key: str, offset: int, length: int, fd: int) -> int:
+    """`Store.fetch` through memory: one `get`, then the write."""
+    data = await store.get(key, offset, length)
+    return await to_its_end(write_at, fd, data[:length], offset)
+
+
+def write_at(fd: int, data: bytes, offset: int) -> int:
+    """All of `data` into a file at `offset`; its length. Blocks."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+    return len(data)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn, Transient
-from syncd.local.digest import matches
+from syncd.local.digest import WINDOW, matches
 from syncd.local.threads import to_its_end
 from syncd.model.checkpoint import ranges
-from syncd.store import Entry, Gate, Source
+from syncd.store import Entry, Gate, Source, write_at
 
 T = TypeVar("T")
 TEMP = ".tmp"
@@ -87,6 +87,13 @@ class FileStore:
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._call(key, lambda: self._read(key, offset, length))
+
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        file = await self._call(key, lambda: _open_object(self._path(key), key))
+        try:
+            return await to_its_end(self._copy_into, key, file, fd, offset, length)
+        finally:
+            os.close(file)
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         def look() -> list[Entry]:
@@ -166,18 +173,31 @@ class FileStore:
             _fsync_dir(new.parent)
 
     def _read(self, key: str, offset: int, length: int | None) -> bytes:
-        fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = _open_object(self._path(key), key)
         with os.fdopen(fd, "rb", buffering=0) as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise NotFound(f"{key}: not a file")
-            wanted = max(0, found.st_size - offset) if length is None else length
+            wanted = max(0, os.fstat(fd).st_size - offset) if length is None else length
             file.seek(offset)
             pieces = []
             while wanted and (piece := file.read(wanted)):
                 pieces.append(piece)
                 wanted -= len(piece)
             return b"".join(pieces)
+
+    def _copy_into(self, key: str, file: int, fd: int, offset: int, length: int) -> int:
+        """Copy a range between two files at the same offset, within the kernel where it can; the bytes that were there."""
+        copied = 0
+        while copied < length:
+            here = offset + copied
+            try:
+                done = os.copy_file_range(file, fd, length - copied, here, here)
+            except OSError:  # it cannot, or one of the two failed: reading and writing by themselves tell which
+                with _translate(self.root, key):
+                    data = os.pread(file, min(length - copied, WINDOW), here)
+                done = write_at(fd, data, here)
+            if not done:
+                break
+            copied += done
+        return copied
 
     def _walk(self, prefix: str) -> Iterator[Entry]:
         base = self._path(prefix)
@@ -239,6 +259,14 @@ def _copy(source: Source, fd: int, offset: int, length: int, digest: str) -> Non
         written = os.pwrite(fd, view, offset)
         offset += written
         view = view[written:]
+
+
+def _open_object(path: Path, key: str) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise NotFound(f"{key}: not a file")
 
 
 def _fsync_dir(directory: Path) -> None:

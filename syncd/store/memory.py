@@ -3,7 +3,7 @@
 from syncd.errors import Exists, NotFound, Torn
 from syncd.local.digest import sum_bytes
 from syncd.model.checkpoint import ranges
-from syncd.store import Entry, Gate, Source
+from syncd.store import Entry, Gate, Source, fetch_by_get
 
 
 class MemoryStore:
@@ -36,6 +36,9 @@ class MemoryStore:
         except KeyError:
             raise NotFound(f"{key}: no such object") from None
         return data[offset:] if length is None else data[offset : offset + length]
+
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        return await fetch_by_get(self, key, offset, length, fd)
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         found: dict[str, int] = {}

@@ -42,6 +42,9 @@ class Opening:
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await (await self._get()).get(key, offset, length)
 
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        return await (await self._get()).fetch(key, offset, length, fd)
+
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         return await (await self._get()).list(prefix, shallow=shallow)
 
@@ -137,6 +140,9 @@ class Retrying:
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._retry(lambda: self.inner.get(key, offset, length))
+
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        return await self._retry(lambda: self.inner.fetch(key, offset, length, fd))
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         return await self._retry(lambda: self.inner.list(prefix, shallow=shallow))

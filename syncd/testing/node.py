@@ -51,7 +51,6 @@ class Node:
         self.keeper = self.new_keeper()
         self.keeper.root.place.make()
         with locked(self.root):
-            self.keeper.root.place.clear()
             return await self.keeper.begin()
 
     def save(self, step: int, *, marker: bool = True, lineage: str = "") -> Path:

@@ -45,6 +45,12 @@ class Around:
         await self.after("get", key)
         return data
 
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        await self.before("fetch", key)
+        moved = await self.inner.fetch(key, offset, length, fd)
+        await self.after("fetch", key)
+        return moved
+
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         await self.before("list", prefix)
         entries = await self.inner.list(prefix, shallow=shallow)

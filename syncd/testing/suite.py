@@ -60,6 +60,35 @@ class StoreSuite:
         assert await store.get("t/x", 7, 100) == b"789"
         assert await store.get("t/x", 4) == b"456789"
 
+    async def test_fetch_puts_a_range_at_its_offset_and_says_how_much_came(self, store: Store, tmp_path: Path) -> None:
+        content = os.urandom(3 << 20)
+        with source_of(tmp_path / "f", content) as source:
+            await store.upload("t/x", source, open_gate)
+        into = tmp_path / "into"
+        into.write_bytes(b"-" * (len(content) + 5))
+        fd = os.open(into, os.O_RDWR)
+        try:
+            assert await store.fetch("t/x", 1, 2 << 20, fd) == 2 << 20
+            assert await store.fetch("t/x", (2 << 20) + 1, 2 << 20, fd) == (1 << 20) - 1
+            assert await store.fetch("t/x", len(content), 100, fd) == 0
+            assert into.read_bytes() == b"-" + content[1:] + b"-" * 5
+        finally:
+            os.close(fd)
+
+    async def test_fetch_of_nothing_is_not_found(self, store: Store, tmp_path: Path) -> None:
+        await store.put("t/here", b"x")
+        with (tmp_path / "into").open("wb") as file, pytest.raises(NotFound):
+            await store.fetch("t/absent", 0, 10, file.fileno())
+        assert (tmp_path / "into").read_bytes() == b""
+
+    async def test_fetch_into_a_file_that_cannot_be_written_is_no_error_of_the_store(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        await store.put("t/here", b"x" * 100_000)
+        (tmp_path / "into").write_bytes(b"")
+        with (tmp_path / "into").open("rb") as file, pytest.raises(OSError, match="Bad file descriptor"):
+            await store.fetch("t/here", 0, 100_000, file.fileno())
+
     async def test_I3_create_refuses_what_exists_and_leaves_it(self, store: Store) -> None:
         await store.create("t/claim", b"mine")
         with pytest.raises(Exists):

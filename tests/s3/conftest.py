@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,51 @@ def bucket(minio: Minio) -> str:
 
 
 @pytest.fixture
-async def store(bucket: str) -> AsyncIterator[S3Store]:
+def path() -> str:
+    """How large bodies travel: `fast`, or `sdk` as behind a proxy. Modules that try both give it parameters."""
+    return "fast"
+
+
+@pytest.fixture
+async def store(bucket: str, path: str) -> AsyncIterator[S3Store]:
     opened = await S3Store.open(f"s3://{bucket}/some/prefix", S3Settings())
+    if path == "sdk":
+        await take_sdk_path(opened)
     yield opened
     await opened.aclose()
+
+
+async def take_sdk_path(store: S3Store) -> None:
+    """As if a proxy stood between."""
+    assert store.fast
+    await store.fast.aclose()
+    store.fast = None
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "file"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("certificates")
+    names = ["-keyout", f"{directory}/private.key", "-out", f"{directory}/public.crt"]
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    subprocess.run([*new, *names, *subject], check=True, capture_output=True)
+    return directory
 
 
 class Canned:

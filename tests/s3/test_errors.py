@@ -1,7 +1,6 @@
 """Each way to fail is of the right class and says in one line what to do; no secret is in it."""
 
 import os
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +201,9 @@ async def test_a_server_that_never_says_continue_is_given_up(
     canned: Any, canned_store: S3Store, tmp_path: Path
 ) -> None:
     canned.stall = True
+    assert canned_store.fast
+    await canned_store.fast.aclose()
+    canned_store.fast = None
     with source_of(tmp_path / "f", b"x" * RANGE) as source, pytest.raises(Transient, match="in time"):
         await canned_store.upload("x", source, open_gate)
     assert "expect: 100-continue" in canned.requests[-1].lower()
@@ -234,27 +236,6 @@ async def test_an_error_that_is_ours_is_not_hidden(store: S3Store, monkeypatch: 
     monkeypatch.setattr(Client, "_request", wrong)
     with pytest.raises(KeyError):
         await store.get("x")
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("certificates")
-    names = ["-keyout", f"{directory}/private.key", "-out", f"{directory}/public.crt"]
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    new = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    subprocess.run([*new, *names, *subject], check=True, capture_output=True)
-    return directory
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from aiohttp.abc import AbstractStreamWriter
 from syncd_s3 import S3Settings
 from syncd_s3.body import RangeBody
 from syncd_s3.client import Client
+from syncd_s3.fast import FastPath
 from syncd_s3.store import S3Store
+from syncd_s3.wire import Answer, Span, _Connection
 
 from syncd.errors import Denied, NotFound, Torn, Transient
 from syncd.model.checkpoint import RANGE
@@ -26,6 +28,11 @@ PARTS = 5
 SIZE = (PARTS - 1) * RANGE + 1000
 
 
+@pytest.fixture(params=["fast", "sdk"])
+def path(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 class Interrupted(Exception):
     """Ends an upload in the middle, as a process that dies would."""
 
@@ -35,12 +42,12 @@ def counted(store: S3Store) -> Iterator[Counter[str]]:
     """The requests that the store sends, by operation."""
     sent: Counter[str] = Counter()
 
-    def count(model: Any, **_: Any) -> None:
-        sent[model.name] += 1
+    def count(operation_name: str, **_: Any) -> None:
+        sent[operation_name] += 1
 
-    store.client.events.register("before-call.s3", count)
+    store.client.events.register("before-sign.s3", count)
     yield sent
-    store.client.events.unregister("before-call.s3", count)
+    store.client.events.unregister("before-sign.s3", count)
 
 
 def gate_for(admitted: int) -> Gate:
@@ -145,9 +152,13 @@ async def test_I1_the_server_refuses_bytes_that_were_damaged_on_the_way(
     async def garbage(self: RangeBody, writer: AbstractStreamWriter, content_length: int | None) -> None:
         await writer.write(b"x" * len(self))
 
+    def rubbish(self: _Connection, span: Span) -> None:
+        self._plain.sendall(b"x" * span.length)
+
     with source_of(file, os.urandom(size)) as source:
         with monkeypatch.context() as patch:
             patch.setattr(RangeBody, "write_with_length", garbage)
+            patch.setattr(_Connection, "_send_span", rubbish)
             with pytest.raises(Transient, match="damaged"):
                 await store.upload("t/file", source, open_gate)
         assert await store.list("t/") == []
@@ -178,6 +189,14 @@ async def test_I1_an_object_whose_checksum_the_server_does_not_name_is_read_back
     def forget(parsed: dict[str, Any], **_: Any) -> None:
         parsed.pop("ChecksumCRC64NVME", None)
 
+    original = FastPath._parsed
+
+    def forgetful(self: FastPath, operation: str, answer: Answer) -> dict[str, Any]:
+        parsed = original(self, operation, answer)
+        forget(parsed)
+        return parsed
+
+    monkeypatch.setattr(FastPath, "_parsed", forgetful)
     store.client.events.register("after-call.s3", forget)
     with source_of(file, os.urandom(size)) as source, counted(store) as sent:
         await store.upload("t/file", source, open_gate)

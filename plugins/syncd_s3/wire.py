@@ -1,0 +1,362 @@
+"""HTTP/1.1 over kept-alive connections in threads, where the kernel moves the bytes between files and sockets.
+
+The standard library's `http.client` speaks HTTP. On plain HTTP a range of a file goes out by `sendfile` and comes in by
+`splice`, and never passes through this process; under TLS it goes through one window. An event loop was tried for the
+same work: it waits for the disk when a file is cold, and costs twice the processor time.
+"""
+
+import asyncio
+import errno
+import fcntl
+import http.client
+import os
+import select
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from syncd.errors import Torn
+
+WINDOW = 256 << 10
+"""Bytes that TLS moves at a time. Larger blocks make writers of one file spin on its lock."""
+PIPE = 1 << 20
+"""Bytes of the pipe between socket and file: what Linux gives anybody."""
+MOST = 1 << 20
+"""Bytes of an answer that is kept in memory: error documents are far smaller."""
+THREADS = 32
+_UNREADABLE = {errno.EIO, errno.ESTALE, errno.EBADF}
+"""What a disk or a file system that went away says, and no socket."""
+_NO_KERNEL = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What a file system says that cannot move bytes within the kernel."""
+
+
+class Unwritable(Exception):
+    """The disk did not take what came: an OSError that is not the connection's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`length` bytes of an open file from `offset` on."""
+
+    fd: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `body`: what is sent; `into`: where the bytes of a 200 or 206 go. `url` may hold a signature."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Span | None = None
+    into: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers by their names in small letters, and the body; `moved`: bytes that went into the file instead."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    moved: int = 0
+
+
+class Wire:
+    """Connections to one server. `tls`: the context that verifies it, None for plain HTTP; `timeout`: seconds without
+    progress that end a request.
+
+    A request raises OSError, `http.client.HTTPException`, or `Torn` for a file that is shorter than its span or cannot
+    be read. Nothing is repeated but what a server's idle time-out broke; redirects are not followed.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None, timeout: float) -> None:
+        self._tls, self._timeout = tls, timeout
+        self._threads = ThreadPoolExecutor(THREADS, "syncd-s3")
+        self._idle: deque[_Connection] = deque()
+        self._closed = False
+
+    async def exchange(self, request: Request) -> Answer:
+        """Send one request and take its answer. A cancelled call breaks the connection, and ends with its thread."""
+        while self._idle:
+            connection = self._idle.pop()  # the youngest: the others may end by their idle time-out
+            if connection.answers_unasked():
+                connection.close()
+                continue
+            try:
+                return await self._on(connection, request)
+            except (ConnectionError, http.client.BadStatusLine):
+                if connection.answered:
+                    raise
+                # The server closed it while our request was under way: that says nothing of a fresh one.
+        return await self._on(await self._connect(request.url), request)
+
+    async def aclose(self) -> None:
+        """Close what is idle; what is under way closes itself."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        self._threads.shutdown(wait=False)
+
+    async def _connect(self, url: str) -> "_Connection":
+        parts = urlsplit(url)
+        host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+        async with asyncio.timeout(self._timeout):
+            plain = await _open(host, port)
+        return _Connection(plain, host, parts.netloc, self._tls, self._timeout)
+
+    async def _on(self, connection: "_Connection", request: Request) -> Answer:
+        running = asyncio.get_running_loop().run_in_executor(self._threads, connection.exchange, request)
+        try:
+            answer = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            connection.abort()
+            await asyncio.wait({running})
+            running.exception()  # looked at, as asyncio wants; what a broken connection says is no news
+            connection.close()
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        if connection.reusable and not self._closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return answer
+
+
+async def _open(host: str, port: int) -> socket.socket:
+    """A connected socket by the first address that answers; raises the last address's error."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failed: OSError = OSError(errno.EHOSTUNREACH, "no address")
+    for family, kind, protocol, _, address in found:
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setblocking(False)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.sock_connect(made, address)
+        except OSError as error:
+            made.close()
+            failed = error
+        except BaseException:
+            made.close()
+            raise
+        else:
+            return made
+    raise failed
+
+
+class _Connection:
+    """One connection, used by one thread at a time."""
+
+    def __init__(
+        self, plain: socket.socket, host: str, netloc: str, tls: ssl.SSLContext | None, timeout: float
+    ) -> None:
+        self.answered, self.reusable = False, False
+        self._plain, self._host, self._netloc, self._tls, self._timeout = plain, host, netloc, tls, timeout
+        self._http = http.client.HTTPConnection(host)
+        self._http.auto_open = 0  # a connection that broke is another's matter
+        limit = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # for the calls that block in the kernel
+            plain.setsockopt(socket.SOL_SOCKET, option, limit)
+
+    def exchange(self, request: Request) -> Answer:
+        """One request and its answer. Blocks."""
+        self.answered = self.reusable = False
+        if self._http.sock is None:
+            self._http.sock = self._shake_hands()
+        try:
+            self._send(request)
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            # A server that refuses answers before it has read the body, and closes.
+            try:
+                answer = self._receive(request)
+            except (OSError, http.client.HTTPException):
+                raise error from None
+            self.reusable = False
+            return answer
+        return self._receive(request)
+
+    def abort(self) -> None:
+        """Make a thread that waits on the socket return. May be called from another thread."""
+        with suppress(OSError):
+            self._plain.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._http.close()
+        self._plain.close()
+
+    def answers_unasked(self) -> bool:
+        """Whether an idle connection has something to say: its end, as a rule."""
+        poll = select.poll()
+        poll.register(self._plain, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _shake_hands(self) -> socket.socket:
+        self._plain.settimeout(self._timeout)
+        if self._tls is None:
+            return self._plain
+        self._plain = self._tls.wrap_socket(self._plain, server_hostname=self._host)
+        return self._plain
+
+    # ---- there
+
+    def _send(self, request: Request) -> None:
+        parts = urlsplit(request.url)
+        connection = self._http
+        connection.putrequest(request.method, f"{parts.path or '/'}?{parts.query}", True, True)
+        connection.putheader("Host", self._netloc)
+        for name, value in request.headers.items():
+            connection.putheader(name, value)
+        if request.body:
+            connection.putheader("Content-Length", str(request.body.length))
+        connection.endheaders()
+        if request.body and request.body.length:
+            self._send_span(request.body)
+
+    def _send_span(self, span: Span) -> None:
+        sent = 0
+        if self._tls is None:
+            self._plain.setblocking(True)
+            try:
+                sent = self._by_kernel(span)
+            finally:
+                self._plain.settimeout(self._timeout)
+        window = memoryview(bytearray(min(WINDOW, span.length - sent)))
+        while sent < span.length:
+            got = _read(span.fd, window[: span.length - sent], span.offset + sent)
+            if not got:
+                raise _ended(span, sent)
+            self._plain.sendall(window[:got])
+            sent += got
+
+    def _by_kernel(self, span: Span) -> int:
+        """Bytes sent: all of the span, or none where the file system cannot."""
+        sent, out = 0, self._plain.fileno()
+        while sent < span.length:
+            try:
+                done = os.sendfile(out, span.fd, span.offset + sent, span.length - sent)
+            except BlockingIOError:
+                raise TimeoutError(errno.ETIMEDOUT, "nothing could be sent in time") from None
+            except OSError as error:
+                if error.errno in _UNREADABLE:
+                    raise Torn(f"the file cannot be read: {error.strerror}") from None
+                if error.errno in _NO_KERNEL and not sent:
+                    return 0
+                raise
+            if not done:
+                raise _ended(span, sent)
+            sent += done
+        return sent
+
+    # ---- back
+
+    def _receive(self, request: Request) -> Answer:
+        answer = self._http.getresponse()
+        self.answered = True
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        moved, body = 0, b""
+        if request.into and answer.status in (200, 206):
+            moved = self._receive_span(answer, request.into)
+            answer.close()
+        else:
+            body = answer.read(MOST)
+        self.reusable = answer.isclosed() and not answer.will_close
+        return Answer(answer.status, headers, body, moved)
+
+    def _receive_span(self, answer: http.client.HTTPResponse, span: Span) -> int:
+        """Move an answer's body into a file; its length. Raises OSError when it ends early or is too long."""
+        length, moved = answer.length, 0
+        if length is not None and length > span.length:
+            raise ConnectionError(errno.EPROTO, f"{length} bytes were promised of {span.length}")
+        if self._tls is None and length:
+            # What came along with the headers is in the reader's buffer; after that the socket is ours.
+            moved = _write(span.fd, memoryview(answer.read1(WINDOW)), span.offset)
+            if moved < length:
+                self._plain.setblocking(True)
+                try:
+                    self._splice(span, moved, length)
+                finally:
+                    self._plain.settimeout(self._timeout)
+            return length
+        return self._by_windows(answer, span)
+
+    def _by_windows(self, answer: http.client.HTTPResponse, span: Span) -> int:
+        """As `_receive_span`, under TLS, or where the length was not said (chunked)."""
+        promised, moved = answer.length, 0
+        window = memoryview(bytearray(WINDOW))
+        while got := answer.readinto(window):
+            if moved + got > span.length:
+                raise ConnectionError(errno.EPROTO, f"more than {span.length} bytes came")
+            moved += _write(span.fd, window[:got], span.offset + moved)
+        if promised is not None and moved < promised:
+            raise ConnectionResetError(errno.ECONNRESET, f"{moved} bytes came of {promised}")
+        return moved
+
+    def _splice(self, span: Span, moved: int, length: int) -> None:
+        """Let the kernel move what is left of `length` bytes."""
+        incoming = self._plain.fileno()
+        out, into = os.pipe2(os.O_CLOEXEC)
+        try:
+            with suppress(OSError):  # above the user's share of pipes: smaller, not worse
+                fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
+            while moved < length:
+                held = _splice(incoming, into, length - moved)
+                if not held:
+                    raise ConnectionResetError(errno.ECONNRESET, f"{moved} bytes came of {length}")
+                while held:
+                    try:
+                        done = os.splice(out, span.fd, held, offset_dst=span.offset + moved)
+                    except OSError as error:
+                        if error.errno not in _NO_KERNEL:
+                            raise Unwritable(error) from None
+                        done = _write(span.fd, memoryview(os.read(out, held)), span.offset + moved)
+                    held -= done
+                    moved += done
+        finally:
+            os.close(out)
+            os.close(into)
+
+
+def _splice(incoming: int, into: int, most: int) -> int:
+    try:
+        return os.splice(incoming, into, most)
+    except BlockingIOError:
+        raise TimeoutError(errno.ETIMEDOUT, "nothing came in time") from None
+
+
+def _read(fd: int, window: memoryview, offset: int) -> int:
+    try:
+        return os.preadv(fd, [window], offset)
+    except OSError as error:
+        raise Torn(f"the file cannot be read: {error.strerror}") from None
+
+
+def _write(fd: int, data: memoryview, offset: int) -> int:
+    total = len(data)
+    while data:
+        try:
+            done = os.pwrite(fd, data, offset)
+        except OSError as error:
+            raise Unwritable(error) from None
+        data, offset = data[done:], offset + done
+    return total
+
+
+def _ended(span: Span, sent: int) -> Torn:
+    return Torn(f"the file ended at byte {span.offset + sent}, expected {span.length - sent} more")

@@ -1,0 +1,138 @@
+"""A checkpoint comes back range by range: what is wrong is asked for again alone, what is right never twice."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from syncd.errors import Corrupt
+from syncd.local.place import Place
+from syncd.model.checkpoint import RANGE, Committed
+from syncd.model.keys import Keys
+from syncd.move import restore
+from syncd.move.objects import read_manifest
+from syncd.store.memory import MemoryStore
+from syncd.testing import Node, NodeDied, open_gate
+
+SIZE = 3 * RANGE + 1000
+NAME = "checkpoint-1"
+
+
+class Way(MemoryStore):
+    """A store whose answers pass a way that damages some: `damage` says how many times for each offset."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        super().__init__(objects)
+        self.damage: dict[int, int] = {}
+        self.dies_at: int | None = None
+        self.asked: list[int] = []
+
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+        if not key.endswith("large.bin"):
+            return await super().fetch(key, offset, length, fd)
+        self.asked.append(offset)
+        if offset == self.dies_at:
+            raise NodeDied
+        came = await super().fetch(key, offset, length, fd)
+        if self.damage.get(offset, 0) > 0:
+            self.damage[offset] -= 1
+            os.pwrite(fd, b"?", offset + 5)
+        return came
+
+
+@pytest.fixture
+async def way(ram_path: Path) -> Way:
+    """A store that holds one commit, with a file of four ranges in it."""
+    node = Node(MemoryStore(), ram_path / "first")
+    await node.boot()
+    path = node.save(1, marker=False)
+    (path / "large.bin").write_bytes(os.urandom(SIZE))
+    (path / "_SUCCESS").write_text("")
+    await node.push_all()
+    assert isinstance(node.store, MemoryStore)
+    return Way(node.store.objects)
+
+
+@pytest.fixture
+def place(ram_path: Path) -> Place:
+    made = Place(ram_path / "second")
+    made.make()
+    return made
+
+
+async def committed(way: Way) -> Committed:
+    return await read_manifest(way, Keys("task"), 1, NAME)
+
+
+def whole(way: Way, path: Path) -> bool:
+    return (path / "large.bin").read_bytes() == way.objects[f"task/attempt-0001/{NAME}/large.bin"]
+
+
+async def fetch(way: Way, place: Place) -> Path:
+    return await restore.fetch(way, Keys("task"), await committed(way), place, open_gate)
+
+
+async def test_a_range_that_was_damaged_on_the_way_is_asked_for_again_alone(way: Way, place: Place) -> None:
+    way.damage = {RANGE: 2}
+    assert whole(way, await fetch(way, place))
+    assert sorted(way.asked) == [0, RANGE, RANGE, RANGE, 2 * RANGE, 3 * RANGE]
+
+
+async def test_I5_a_range_that_is_wrong_each_time_is_damage_and_nothing_appears(way: Way, place: Place) -> None:
+    way.damage = {RANGE: 100}
+    with pytest.raises(Corrupt, match=f"bytes {RANGE} to {2 * RANGE} are not those"):
+        await fetch(way, place)
+    assert way.asked.count(RANGE) == restore.TRIES
+    assert not (place.root / NAME).exists()
+
+
+async def test_I5_an_object_that_is_too_short_is_damage(way: Way, place: Place) -> None:
+    key = f"task/attempt-0001/{NAME}/large.bin"
+    way.objects[key] = way.objects[key][:-1]
+    with pytest.raises(Corrupt, match="999 came"):
+        await fetch(way, place)
+
+
+async def test_a_restore_that_was_killed_goes_on_with_the_ranges_that_were_right(way: Way, place: Place) -> None:
+    way.dies_at = 3 * RANGE
+    with pytest.raises(BaseException) as died:
+        await fetch(way, place)
+    assert isinstance(died.value, NodeDied)
+    done = set(way.asked) - {3 * RANGE}
+    assert len(done) >= 1
+    (staged,) = place.staging.iterdir()
+    fd = os.open(staged / "large.bin", os.O_WRONLY)
+    os.pwrite(fd, b"?", 7)  # what a disk that lost power makes of it
+    os.close(fd)
+    way.dies_at, way.asked = None, []
+    assert whole(way, await fetch(way, place))
+    assert set(way.asked) == {0, 3 * RANGE}
+    assert not list(place.staging.iterdir())
+
+
+async def test_what_another_restore_left_is_removed_before_this_one_begins(way: Way, place: Place) -> None:
+    (place.staging / "another").mkdir()
+    (place.staging / "another" / "large.bin").write_bytes(b"x" * 1000)
+    assert whole(way, await fetch(way, place))
+    assert not list(place.staging.iterdir())
+
+
+async def test_a_start_leaves_no_staging_behind(way: Way, ram_path: Path) -> None:
+    node = Node(way, ram_path / "third")
+    left = node.root / ".syncd" / "staging" / "of-a-dead-daemon"
+    left.mkdir(parents=True)
+    begun = await node.boot()
+    assert begun.checkpoint == NAME
+    assert not list(left.parent.iterdir())
+
+
+async def test_a_file_that_may_not_be_written_keeps_its_mode(ram_path: Path, place: Place) -> None:
+    node = Node(MemoryStore(), ram_path / "first")
+    await node.boot()
+    path = node.save(1, marker=False)
+    (path / "model.bin").chmod(0o444)
+    (path / "_SUCCESS").write_text("")
+    await node.push_all()
+    assert isinstance(node.store, MemoryStore)
+    restored = await fetch(Way(node.store.objects), place)
+    assert (restored / "model.bin").stat().st_mode & 0o777 == 0o444
