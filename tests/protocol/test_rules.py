@@ -232,7 +232,7 @@ async def test_I5_the_fence_stops_a_node_that_was_overtaken_while_it_restored(ra
     async def overtake() -> None:
         await Node(store, ram_path / "c").boot()
 
-    slow = Node(Before(store, "get", "checkpoint-2/model.bin", overtake), ram_path / "b")
+    slow = Node(Before(store, "fetch", "checkpoint-2/model.bin", overtake), ram_path / "b")
     with pytest.raises(Superseded):
         await slow.boot()
     assert await read_record(store, KEYS, 2) is None
