@@ -1,18 +1,25 @@
 # make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
 # make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
-# Both do all of their set-up themselves.
+# make bench  the S3 store's transfers beside other tools'; ROUNDS=1 SIZE=256MiB for a short look
+# All do all of their set-up themselves.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PY := .venv/bin/python
+ROUNDS ?= 5
+SIZE ?= 1GiB
 
-.PHONY: demo test quick lint types imports setup minio packages constraints clean
+.PHONY: demo test bench quick lint types imports setup minio packages constraints clean
 
 demo: setup
 	$(PY) -m trainer.demo
 
 test: setup minio packages lint types imports
 	$(PY) -m pytest
+
+bench: setup minio
+	@$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[bench]'
+	$(PY) -m tests.bench.transfers --rounds $(ROUNDS) --size $(SIZE)
 
 quick: setup  ## the tests that take under a second each
 	$(PY) -m pytest -m "not slow"
