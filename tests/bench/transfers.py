@@ -72,10 +72,11 @@ class Bench:
     @contextmanager
     def _server(self, tls: bool) -> Iterator[Minio]:
         directory = self.home / ("tls" if tls else "http")
+        server = Minio(directory, certificates=self.certificates if tls else None)
         try:
-            with Minio(directory, certificates=self.certificates if tls else None) as server:
-                yield server
+            yield server.start()  # not `with server`: a signal during its start would leave it behind
         finally:
+            server.stop()
             shutil.rmtree(directory, ignore_errors=True)
 
     def _seed(self, kind: Kind, server: Minio) -> None:
