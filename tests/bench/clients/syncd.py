@@ -1,4 +1,4 @@
-"""syncd: sums, then the S3 store's upload; or a restore's download, every range verified before it is written."""
+"""syncd: sums, then the S3 store's upload; or a restore's download, every range verified."""
 
 import asyncio
 import os
