@@ -106,9 +106,13 @@ class Wire:
     async def aclose(self) -> None:
         """Close what is idle; what is under way closes itself."""
         self._closed = True
+        self.drop_idle()
+        self._threads.shutdown(wait=False)
+
+    def drop_idle(self) -> None:
+        """Close the connections that wait for their next request."""
         while self._idle:
             self._idle.pop().close()
-        self._threads.shutdown(wait=False)
 
     async def _connect(self, url: str) -> "_Connection":
         parts = urlsplit(url)
