@@ -62,7 +62,7 @@ class Client:
     """Requests about one bucket. Repeats nothing: that is the wrapper's."""
 
     def __init__(self, api: Any, stack: AsyncExitStack, place: Place, credentials: Credentials, timeout: float) -> None:
-        self._api, self._stack, self._credentials = api, stack, credentials
+        self._api, self._stack, self.credentials = api, stack, credentials
         self.place, self.timeout = place, timeout
         self.ca_bundle: str | None = None
         self._slots = asyncio.Semaphore(CONNECTIONS)
@@ -178,11 +178,11 @@ class Client:
     async def _translate(self, error: Exception, what: str) -> StoreError:
         if code_of(error) in OUTDATED:
             try:
-                if await self._credentials.changed():
+                if await self.credentials.changed():
                     return Transient(f"{self.place}: the credentials were renewed; once more")
             except FAILURES as failure:
-                return translate(failure, self.place, self._credentials.shown, what)
-        return translate(error, self.place, self._credentials.shown, what)
+                return translate(failure, self.place, self.credentials.shown, what)
+        return translate(error, self.place, self.credentials.shown, what)
 
 
 def _config(settings: Settings) -> Any:

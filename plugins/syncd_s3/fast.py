@@ -7,9 +7,10 @@ import ssl
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from botocore.awsrequest import HeadersDict
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest, HeadersDict
 from botocore.exceptions import ClientError
 from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError, create_parser
@@ -18,8 +19,8 @@ from syncd.errors import Transient
 from syncd_s3.client import Client
 from syncd_s3.wire import Answer, Request, Span, Wire
 
-EXPIRES = 3600
-"""Seconds for which a signed URL is good: it is used at once, by a machine whose clock may differ."""
+UNRESERVED = "-_.~"
+"""What a signed URL holds as itself, beside letters and digits."""
 
 
 def proxied(url: str) -> bool:
@@ -41,6 +42,7 @@ class FastPath:
         self._client = client
         self._wire = Wire(tls, client.timeout)
         self._parser: Any = create_parser("rest-xml")
+        self._url: str | None = None
 
     @classmethod
     def beside(cls, client: Client) -> "FastPath | None":
@@ -72,18 +74,31 @@ class FastPath:
     async def _signed(
         self, operation: str, params: Mapping[str, Any], *, body: Span | None = None, into: Span | None = None
     ) -> Request:
+        """A request signed by header: `generate_presigned_url` resolves the endpoint anew each time, which costs more
+        than all the rest, and has the session's token in the URL."""
         api = self._client.api
-        about = {"Bucket": self._client.place.bucket, **params}
-        url = await api.generate_presigned_url(operation, Params=about, ExpiresIn=EXPIRES)
-        # What the signature covers must be sent as it was signed: the parameters that travel as headers.
+        keys = await self._client.credentials.get_frozen_credentials()
         model = self._model(operation)
         shapes = model.input_shape.members
-        headers = {
-            str(shapes[name].serialization["name"]): str(value)
-            for name, value in about.items()
-            if shapes[name].serialization.get("location") == "header"
-        }
-        return Request(model.http["method"], url, headers, body, into)
+        parts: dict[str, dict[str, str]] = {"header": {}, "querystring": {}, "uri": {}}
+        for name, value in params.items():
+            place = shapes[name].serialization
+            parts[place["location"]][place["name"]] = str(value)
+        query = "&".join(f"{name}={quote(value, safe=UNRESERVED)}" for name, value in parts["querystring"].items())
+        key = quote(parts["uri"]["Key"], safe=f"/{UNRESERVED}")
+        url = f"{await self._base()}{key}{'?' if query else ''}{query}"
+        signed = AWSRequest(model.http["method"], url, parts["header"])
+        signed.context["client_config"] = api.meta.config  # says that the payload is not hashed
+        S3SigV4Auth(keys, "s3", api.meta.region_name).add_auth(signed)
+        return Request(model.http["method"], url, dict(signed.headers), body, into)
+
+    async def _base(self) -> str:
+        """The URL before the key, as botocore makes it of endpoint, addressing and bucket."""
+        if self._url is None:
+            about = {"Bucket": self._client.place.bucket, "Key": "x"}
+            url = await self._client.api.generate_presigned_url("head_object", Params=about)
+            self._url = str(url).partition("?")[0].removesuffix("x")
+        return self._url
 
     def _parsed(self, operation: str, answer: Answer) -> dict[str, Any]:
         model = self._model(operation)

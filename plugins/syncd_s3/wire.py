@@ -116,10 +116,12 @@ class Wire:
 
     async def _connect(self, url: str) -> "_Connection":
         parts = urlsplit(url)
-        host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+        host, usual = str(parts.hostname), 443 if parts.scheme == "https" else 80
+        port = parts.port or usual
         async with asyncio.timeout(self._timeout):
             plain = await _open(host, port)
-        return _Connection(plain, host, parts.netloc, self._tls, self._timeout)
+        # Signatures cover the Host header, in which a scheme's usual port has no place.
+        return _Connection(plain, host, parts.netloc.removesuffix(f":{usual}"), self._tls, self._timeout)
 
     async def _on(self, connection: "_Connection", request: Request) -> Answer:
         running = asyncio.get_running_loop().run_in_executor(self._threads, connection.exchange, request)
@@ -223,7 +225,9 @@ class _Connection:
     def _send(self, request: Request) -> None:
         parts = urlsplit(request.url)
         connection = self._http
-        connection.putrequest(request.method, f"{parts.path or '/'}?{parts.query}", True, True)
+        connection.putrequest(
+            request.method, f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", True, True
+        )
         connection.putheader("Host", self._netloc)
         for name, value in request.headers.items():
             connection.putheader(name, value)

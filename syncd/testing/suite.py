@@ -159,6 +159,16 @@ class StoreSuite:
         for key in keys:
             assert await store.get(key) == key.encode()
 
+    async def test_odd_names_of_files_go_up_and_come_back(self, store: Store, tmp_path: Path) -> None:
+        keys = ["t/a b/+&%20=?#;", "t/ünïcode-模型/~tilde'\"(x)*!,:@$"]
+        for key in keys:
+            with source_of(tmp_path / "f", key.encode()) as source:
+                await store.upload(key, source, open_gate)
+            with (tmp_path / "into").open("w+b") as file:
+                assert await store.fetch(key, 0, source.size, file.fileno()) == source.size
+                assert file.read() == key.encode()
+        assert [entry.key for entry in await store.list("t/")] == sorted(keys)
+
     @pytest.mark.parametrize("size", [0, 1, 5, 1 << 20, RANGE - 1, RANGE, RANGE + 1, 2 * RANGE + 12_345])
     async def test_I1_upload_stores_every_byte(self, store: Store, tmp_path: Path, size: int) -> None:
         content = os.urandom(size)

@@ -189,7 +189,7 @@ async def test_keys_that_were_rotated_under_a_running_store_are_transient_once(
     text = "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n"
     profile.write_text(text.format(*keys))
     store = await S3Store.open(f"s3://{bucket}", S3Settings())
-    inner = store.client._credentials
+    inner = store.client.credentials
     profile.write_text(text.format("AKIAOUTDATED0000", "old"))
     assert await inner.changed()
     profile.write_text(text.format(*keys))

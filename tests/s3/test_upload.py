@@ -45,8 +45,16 @@ def counted(store: S3Store) -> Iterator[Counter[str]]:
     def count(operation_name: str, **_: Any) -> None:
         sent[operation_name] += 1
 
+    original = FastPath.send
+
+    async def counting(self: FastPath, operation: str, *args: Any, **params: Any) -> dict[str, Any]:
+        count({"put_object": "PutObject", "upload_part": "UploadPart"}[operation])
+        return await original(self, operation, *args, **params)
+
     store.client.events.register("before-sign.s3", count)
-    yield sent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FastPath, "send", counting)
+        yield sent
     store.client.events.unregister("before-sign.s3", count)
 
 
@@ -379,7 +387,7 @@ async def test_without_the_right_to_list_uploads_a_file_goes_up_from_its_beginni
 async def test_rights_that_are_lost_in_the_middle_are_said_at_once(
     store: S3Store, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.client._credentials._inner = None
+    store.client.credentials._inner = None
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong" * 8)
     start = time.monotonic()
     with source_of(file, b"x" * SIZE) as source, pytest.raises(Denied, match="secret"):
