@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from syncd.errors import Torn
-from syncd.local.threads import to_its_end
 from syncd.model.checkpoint import FileSum
 
 
@@ -90,6 +89,8 @@ class Store(Protocol):
 
 async def fetch_by_get(store: Store, key: str, offset: int, length: int, fd: int) -> int:
     """`Store.fetch` through memory: one `get`, then the write."""
+    from syncd.local.threads import to_its_end  # asyncio, which the command line's start does without
+
     data = await store.get(key, offset, length)
     return await to_its_end(write_at, fd, data[:length], offset)
 
