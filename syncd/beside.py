@@ -68,7 +68,7 @@ class Beside:
         self.keeper, self.store, self.budget, self.events, self.output = keeper, store, budget, events, output
         self.pace, self.tell, self.stop = pace, tell, stop
         self.board = Board()
-        self.reporter = Reporter(self.board, keeper, budget, store.health, session, pace.heartbeat)
+        self.reporter = Reporter(self.board, keeper, budget, store.health, session, pace.heartbeat, lambda: store.way)
         self.nudge = Nudge()
         self.root_lock, self.push_lock, self._files_lock = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self.last_upload: float | None = None

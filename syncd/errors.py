@@ -45,6 +45,10 @@ class Transient(StoreError):
     exit_code = 75
 
 
+class SlowDown(Transient):
+    """The store asks for fewer requests: the same call may work later, with fewer beside it."""
+
+
 class NotFound(StoreError):
     """No object has this key."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from syncd.errors import Denied, Exists, NotFound, StoreError, SyncdError, Transient
+from syncd.errors import Denied, Exists, NotFound, SlowDown, StoreError, SyncdError, Transient
 
 
 class Damaged(Transient):
@@ -46,7 +46,8 @@ OUTDATED = _codes(
 """Codes after which the keys are read again before anybody is troubled: they may have been rotated."""
 
 # What its status would not tell: 5xx, 408, 409 and 429 are transient under any name.
-_TRANSIENT = _codes("RequestTimeout IncompleteBody Throttling ThrottlingException RequestThrottled SlowDown")
+_TRANSIENT = _codes("RequestTimeout IncompleteBody")
+_SLOW = _codes("SlowDown SlowDownRead SlowDownWrite Throttling ThrottlingException RequestThrottled TooManyRequests")
 _DAMAGED = _codes("BadDigest XAmzContentChecksumMismatch InvalidDigest XAmzContentSHA256Mismatch")
 _GONE = _codes("NoSuchUpload InvalidPart InvalidPartOrder EntityTooSmall")
 _REGION = _codes(
@@ -118,8 +119,10 @@ def _answer(error: Any, place: Place, key: str, what: str) -> StoreError:
         return Denied(f"{place}: the bucket is in another region; set SYNCD_S3_REGION={region}")
     if code in _DENIED:
         return Denied(said + _DENIED[code].format(key=key, operation=error.operation_name))
+    if code in _SLOW or status == 429:
+        return SlowDown(f"{said}{detail}")
     # By status, since servers differ in what they call things; a 200 is CompleteMultipartUpload's late error.
-    if code in _TRANSIENT or status >= 500 or status in (200, 408, 409, 429):
+    if code in _TRANSIENT or status >= 500 or status in (200, 408, 409):
         return Transient(f"{said}{detail}")
     if code in ("NoSuchKey", "404", "NoSuchVersion") or status == 404:
         return NotFound(f"{said}no such object")

@@ -6,6 +6,7 @@ An SDK passes every byte through Python several times; here none of them does. W
 import ssl
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -59,11 +60,13 @@ class FastPath:
     async def aclose(self) -> None:
         await self._wire.aclose()
 
-    async def send(self, operation: str, what: str, span: Span, /, **params: Any) -> dict[str, Any]:
-        """One PutObject or UploadPart; the parsed answer."""
+    async def send(
+        self, operation: str, what: str, span: Span, /, *, urgent: bool = True, **params: Any
+    ) -> dict[str, Any]:
+        """One PutObject or UploadPart; the parsed answer. Unless it is urgent, the trainer's processes come first."""
         async with self._client.said(what):
             request = await self._signed(operation, params, body=span)
-            return self._parsed(operation, await self._wire.exchange(request))
+            return self._parsed(operation, await self._wire.exchange(replace(request, polite=not urgent)))
 
     async def fetch(self, what: str, span: Span, /, **params: Any) -> tuple[dict[str, Any], int]:
         """GetObject of a range into a file; the parsed answer, and how many bytes came."""

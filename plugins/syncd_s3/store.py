@@ -22,6 +22,11 @@ class S3Store:
     def __init__(self, client: Client, prefix: str, fast: FastPath | None = None) -> None:
         self.client, self.prefix, self.fast = client, prefix, fast
 
+    @property
+    def way(self) -> str:
+        """How large bodies travel: `fast` (past the SDK, within the kernel on plain HTTP) or `sdk`."""
+        return "fast" if self.fast else "sdk"
+
     @classmethod
     async def open(cls, url: str, settings: Settings) -> "S3Store":
         """Connect, and check with one listing that the bucket is there and may be listed.

@@ -64,8 +64,8 @@ class Upload:
             raise Transient(str(error)) from None
 
     async def _one_request(self) -> None:
-        async with self.gate(self.source.size):
-            answer = await self._send("put_object", self.parts[0])
+        async with self.gate(self.source.size) as urgent:
+            answer = await self._send("put_object", self.parts[0], urgent=bool(urgent))
         await self._vouched(answer)
 
     async def _multipart(self) -> None:
@@ -128,27 +128,45 @@ class Upload:
         return str(answer["UploadId"])
 
     async def _send_missing(self, upload_id: str, sent: dict[int, str]) -> None:
-        """Send what is not in `sent` and add it there. The first failure stops the others, and alone is raised."""
+        """Send what is not in `sent` and add it there.
+
+        What passes ends only the taking of further parts: those under way are worth waiting for, since the next call
+        finds them stored. Any other failure stops them. One error is raised.
+        """
         missing = iter([part for part in self.parts if part.number not in sent])
+        failed: list[Transient] = []
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(AT_ONCE, len(self.parts) - len(sent))):
-                    group.create_task(self._send_some(upload_id, missing, sent))
+                    group.create_task(self._send_some(upload_id, missing, sent, failed))
         except BaseExceptionGroup as errors:  # not except*: what that raises is a group again
             raise _first(errors) from None
+        if failed:
+            raise failed[0]
 
-    async def _send_some(self, upload_id: str, missing: Iterator[Part], sent: dict[int, str]) -> None:
+    async def _send_some(
+        self, upload_id: str, missing: Iterator[Part], sent: dict[int, str], failed: list[Transient]
+    ) -> None:
         for part in missing:
-            async with self.gate(part.length):
-                answer = await self._send("upload_part", part, UploadId=upload_id, PartNumber=part.number)
+            try:
+                async with self.gate(part.length) as urgent:
+                    if failed:
+                        return
+                    about = {"UploadId": upload_id, "PartNumber": part.number}
+                    answer = await self._send("upload_part", part, urgent=bool(urgent), **about)
+            except UploadGone:
+                raise
+            except Transient as error:
+                failed.append(error)
+                return
             sent[part.number] = answer["ETag"]
 
-    async def _send(self, operation: str, part: Part, **params: Any) -> dict[str, Any]:
+    async def _send(self, operation: str, part: Part, *, urgent: bool, **params: Any) -> dict[str, Any]:
         about = {"Key": self.key, "ChecksumCRC64NVME": part.checksum, **params}
         try:
             if self.fast:
                 span = Span(self.source.fd, part.offset, part.length)
-                answer = await self.fast.send(operation, self.key, span, **about)
+                answer = await self.fast.send(operation, self.key, span, urgent=urgent, **about)
             else:
                 answer = await self._by_sdk(operation, part, about)
         except Damaged:

@@ -14,6 +14,7 @@ import select
 import socket
 import ssl
 import struct
+import threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ PIPE = 1 << 20
 MOST = 1 << 20
 """Bytes of an answer that is kept in memory: error documents are far smaller."""
 THREADS = 32
+NICE = 19
+"""Niceness of the threads that carry what is not urgent: on a busy machine the trainer comes first."""
 _UNREADABLE = {errno.EIO, errno.ESTALE, errno.EBADF}
 """What a disk or a file system that went away says, and no socket."""
 _NO_KERNEL = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -55,13 +58,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `body`: what is sent; `into`: where the bytes of a 200 or 206 go. `url` may hold a signature."""
+    """One request. `body`: what is sent; `into`: where the bytes of a 200 or 206 go; `polite`: the trainer comes first."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Span | None = None
     into: Span | None = None
+    polite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Wire:
     def __init__(self, tls: ssl.SSLContext | None, timeout: float) -> None:
         self._tls, self._timeout = tls, timeout
         self._threads = ThreadPoolExecutor(THREADS, "syncd-s3")
+        self._polite = ThreadPoolExecutor(THREADS, "syncd-s3-nice", initializer=_be_nice)
         self._idle: deque[_Connection] = deque()
         self._closed = False
 
@@ -107,7 +112,8 @@ class Wire:
         """Close what is idle; what is under way closes itself."""
         self._closed = True
         self.drop_idle()
-        self._threads.shutdown(wait=False)
+        for threads in (self._threads, self._polite):
+            threads.shutdown(wait=False)
 
     def drop_idle(self) -> None:
         """Close the connections that wait for their next request."""
@@ -124,7 +130,8 @@ class Wire:
         return _Connection(plain, host, parts.netloc.removesuffix(f":{usual}"), self._tls, self._timeout)
 
     async def _on(self, connection: "_Connection", request: Request) -> Answer:
-        running = asyncio.get_running_loop().run_in_executor(self._threads, connection.exchange, request)
+        threads = self._polite if request.polite else self._threads
+        running = asyncio.get_running_loop().run_in_executor(threads, connection.exchange, request)
         try:
             answer = await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -141,6 +148,12 @@ class Wire:
         else:
             connection.close()
         return answer
+
+
+def _be_nice() -> None:
+    """Lower this thread alone (Linux counts niceness by thread); it could not be raised again without a privilege."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 async def _open(host: str, port: int) -> socket.socket:

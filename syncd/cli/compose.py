@@ -54,6 +54,7 @@ async def opened(settings: Settings, plugins: Plugins, *, patience: float | None
         store.health.listeners.append(_say_away)
     try:
         budget = Budget(settings.concurrency, settings.memory_budget, settings.upload_limit)
+        store.health.slow_listeners.append(budget.slow_down)
         yield Parts(settings, plugins, store, Keys(settings.task), budget)
     finally:
         await store.aclose()

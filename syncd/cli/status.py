@@ -86,6 +86,16 @@ def _local(settings: Settings) -> dict[str, object] | None:
     return canonical.decode(data, dict, "status.json") if data else None
 
 
+def _transfers(local: dict[str, object]) -> str:
+    """How many at once, by which path, how fast: what the daemon here says of its uploads."""
+    said = [f"{local.get('transfers_at_once')} at once"]
+    if path := local.get("store_path"):
+        said.append(f"{path} path")
+    if rate := local.get("upload_bytes_per_second"):
+        said.append(f"{bytes_(int(str(rate)))} a second")
+    return ", ".join(said)
+
+
 def _print(document: dict[str, object]) -> None:
     beat = document["heartbeat"]
     rows = [("task", document["task"]), ("state", document["state"])]
@@ -104,6 +114,7 @@ def _print(document: dict[str, object]) -> None:
     if isinstance(local, dict):
         waiting = [*filter(None, [local.get("uploading")]), *local.get("waiting", [])]
         rows.append(("this machine", f"{local.get('state')}; uploading: {', '.join(waiting) or 'nothing'}"))
+        rows.append(("transfers", _transfers(local)))
     print_table(("what", "is"), rows)
     if not document["attempt"]:
         click.echo("Nothing was ever started under this task; 'syncd run -- CMD' does.")

@@ -1,6 +1,7 @@
 """What may be under way at once: pieces, bytes in memory, bytes a second."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,8 @@ class Budget:
     """Admits pieces of work: at most `concurrency` at once, `memory` bytes together, `rate` bytes a second (0: any).
 
     A piece larger than `memory` goes alone, when nothing else is under way, so that nothing waits for ever. `rate` is a
-    token bucket of one second, for uploads alone; `hurry()` lifts it for the drain.
+    token bucket of one second, for uploads alone; `hurry()` lifts it for the drain. A store that asks for fewer requests
+    (`slow_down()`) halves what may run at once; each round of pieces that went through allows one more again (AIMD).
     """
 
     def __init__(
@@ -25,6 +27,8 @@ class Budget:
     ) -> None:
         self.concurrency, self.memory, self.rate = concurrency, memory, rate
         self.moved = 0
+        self.hurried = False
+        self._allowed, self._slowed = float(concurrency), -math.inf
         self._began: float | None = None
         self._busy = 0.0
         self._clock, self._sleep = clock, sleep
@@ -33,8 +37,19 @@ class Budget:
         self._free_at = clock()
 
     def hurry(self) -> None:
-        """No rate limit from now on: the node is about to go."""
-        self.rate = 0
+        """No rate limit and no courtesy to the trainer from now on: the node is about to go."""
+        self.rate, self.hurried = 0, True
+
+    def slow_down(self) -> None:
+        """The store asked for less. Within a second it is one wish, however many requests hear it."""
+        now = self._clock()
+        if now - self._slowed >= 1.0:
+            self._slowed, self._allowed = now, max(1.0, self._allowed / 2)
+
+    @property
+    def at_once(self) -> int:
+        """Pieces that may be under way now: `concurrency`, or fewer while the store is overloaded."""
+        return int(self._allowed)
 
     @property
     def measured_rate(self) -> float | None:
@@ -43,7 +58,7 @@ class Budget:
         return round(self.moved / busy) if self.moved and busy > 0 else None
 
     def _fits(self, nbytes: int) -> bool:
-        return self._pieces == 0 or (self._pieces < self.concurrency and self._bytes + nbytes <= self.memory)
+        return self._pieces == 0 or (self._pieces < self.at_once and self._bytes + nbytes <= self.memory)
 
     async def _pace(self, nbytes: int) -> None:
         if self.rate <= 0:
@@ -73,11 +88,11 @@ class Budget:
         self._admit()
 
     @asynccontextmanager
-    async def __call__(self, nbytes: int) -> AsyncIterator[None]:
-        """The gate of uploads: `unpaced`, and then the rate."""
+    async def __call__(self, nbytes: int) -> AsyncIterator[bool]:
+        """The gate of uploads: `unpaced`, and then the rate. Gives whether they are urgent."""
         async with self.unpaced(nbytes):
             await self._pace(nbytes)
-            yield
+            yield self.hurried
             self.moved += nbytes
 
     @asynccontextmanager
@@ -96,5 +111,6 @@ class Budget:
             raise
         try:
             yield
+            self._allowed = min(float(self.concurrency), self._allowed + 1 / self._allowed)
         finally:
             self._release(nbytes)

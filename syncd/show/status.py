@@ -50,6 +50,7 @@ class Reporter:
     health: Health
     session: str
     interval: float
+    way: Callable[[], str | None]
     now: Callable[[], float] = time.time
 
     def heartbeat(self) -> HeartbeatBody | None:
@@ -98,6 +99,8 @@ class Reporter:
             "waiting": [pin.name for pin in keeper.root.waiting],
             "backlog_bytes": left,
             "upload_bytes_per_second": rate,
+            "transfers_at_once": self.budget.at_once,
+            "store_path": self.way(),
             "seconds_to_durable": round(left / rate, 1) if rate and left else None,
             "disk_free_bytes": usage.free,
             "memory_free_bytes": psutil.virtual_memory().available,

@@ -46,8 +46,11 @@ class Source:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-Gate = Callable[[int], AbstractAsyncContextManager[None]]
-"""`async with gate(nbytes):` admits one piece of work under the caller's byte budget, concurrency and rate."""
+Gate = Callable[[int], AbstractAsyncContextManager[bool | None]]
+"""`async with gate(nbytes) as urgent:` admits one piece of work under the caller's byte budget, concurrency and rate.
+
+Unless it is urgent, a piece of an upload should leave the processor to the trainer.
+"""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from syncd.errors import Denied, StoreError, Transient
+from syncd.errors import Denied, SlowDown, StoreError, Transient
 from syncd.store import Entry, Gate, Source, Store
 
 T = TypeVar("T")
@@ -23,6 +23,11 @@ class Opening:
         self._open = open_
         self._store: Store | None = None
         self._lock = asyncio.Lock()
+
+    @property
+    def way(self) -> str | None:
+        """How large bodies travel, where the store says so and has been opened."""
+        return getattr(self._store, "way", None)
 
     async def _get(self) -> Store:
         async with self._lock:
@@ -63,12 +68,18 @@ class Health:
         self.error: str | None = None
         self.retries = 0
         self.listeners: list[Callable[[str | None], None]] = []
+        self.slow_listeners: list[Callable[[], None]] = []
 
     def failed(self, error: str) -> None:
         first, self.error = self.error is None, error
         self.retries += 1
         if first:
             self._tell()
+
+    def slowed(self) -> None:
+        """The store asks for fewer requests."""
+        for listener in self.slow_listeners:
+            listener()
 
     def worked(self) -> None:
         if self.error is not None:
@@ -108,6 +119,11 @@ class Retrying:
         self._first, self._longest = first, longest
         self._patience, self._monotonic = patience, monotonic
 
+    @property
+    def way(self) -> str | None:
+        """How large bodies travel, where the store says so."""
+        return getattr(self.inner, "way", None)
+
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         tries, began = 0, self._monotonic()
         while True:
@@ -117,6 +133,8 @@ class Retrying:
                 if isinstance(error, Denied) and not self.patient:
                     raise
                 self.health.failed(str(error))
+                if isinstance(error, SlowDown):
+                    self.health.slowed()
                 if self._patience is not None and self._monotonic() - began > self._patience:
                     raise
                 tries += 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncd.__main__ import main
+from syncd.cli.status import _transfers
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -228,3 +229,9 @@ def test_a_push_beside_a_daemon_is_refused(three: Path, call: Call) -> None:
         code, _, err = call("push", str(three / "checkpoint-3"))
     assert code == 64
     assert "by itself" in err
+
+
+def test_status_says_how_uploads_travel_and_leaves_out_what_is_not_known() -> None:
+    whole = {"transfers_at_once": 2, "store_path": "fast", "upload_bytes_per_second": 3 << 20}
+    assert _transfers(whole) == "2 at once, fast path, 3.0 MiB a second"
+    assert _transfers({"transfers_at_once": 4, "store_path": None, "upload_bytes_per_second": None}) == "4 at once"

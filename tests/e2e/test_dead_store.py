@@ -41,6 +41,7 @@ def test_a_store_that_dies_and_comes_back_costs_training_nothing(
         until(lambda: node.events("store_away"), "syncd says that the store is away", 30)
         status = until(lambda: (node.own("status.json") or {}).get("store_error") and node.own("status.json"), "status")
         assert status
+        assert (status["store_path"], status["transfers_at_once"]) == ("fast", 4)
         print(f"at step {died} the store died: {status['store_error']}")
         until(lambda: trace(notes, "step")[-1]["step"] == 50, "training goes on", 30)
         server.start()

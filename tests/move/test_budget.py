@@ -89,3 +89,47 @@ async def test_the_rate_is_kept_and_the_drain_lifts_it() -> None:
     async with budget(10**6):
         pass
     assert clock[0] == before
+
+
+async def test_a_store_that_asks_for_less_gets_half_at_once_and_then_one_more_a_round() -> None:
+    now = 0.0
+    budget = Budget(concurrency=8, memory=1000, clock=lambda: now)
+
+    async def pieces(count: int) -> None:
+        for _ in range(count):
+            async with budget(1):
+                pass
+
+    budget.slow_down()
+    budget.slow_down()  # the same storm, heard by another request
+    assert budget.at_once == 4
+    now = 5.0
+    budget.slow_down()
+    assert budget.at_once == 2
+    await pieces(3)
+    assert budget.at_once == 3
+    for _ in range(3):
+        now += 10.0
+        budget.slow_down()
+    assert budget.at_once == 1, "never none"
+    await pieces(200)
+    assert budget.at_once == 8, "and never more than was allowed"
+
+
+async def test_what_failed_allows_no_more() -> None:
+    budget = Budget(concurrency=8, memory=1000)
+    budget.slow_down()
+    for _ in range(50):
+        with pytest.raises(RuntimeError):
+            async with budget(1):
+                raise RuntimeError
+    assert budget.at_once == 4
+
+
+async def test_the_drain_makes_pieces_urgent() -> None:
+    budget = Budget(concurrency=8, memory=1000)
+    async with budget(1) as urgent:
+        assert not urgent
+    budget.hurry()
+    async with budget(1) as urgent:
+        assert urgent

@@ -10,7 +10,7 @@ from syncd_s3 import S3Settings
 from syncd_s3.client import Client
 from syncd_s3.store import S3Store
 
-from syncd.errors import ConfigError, Denied, Exists, NotFound, StoreError, SyncdError, Transient
+from syncd.errors import ConfigError, Denied, Exists, NotFound, SlowDown, StoreError, SyncdError, Transient
 from syncd.model.checkpoint import RANGE
 from syncd.testing import open_gate, source_of
 from syncd.testing.servers import Minio, free_port
@@ -126,9 +126,11 @@ CODES: list[tuple[int, str, type[StoreError], str]] = [
     (400, "RequestTimeout", Transient, "RequestTimeout"),
     (400, "IncompleteBody", Transient, "IncompleteBody"),
     (409, "OperationAborted", Transient, "OperationAborted"),
-    (429, "TooManyRequests", Transient, "TooManyRequests"),
+    (429, "TooManyRequests", SlowDown, "TooManyRequests"),
+    (429, "", SlowDown, "429"),
     (500, "InternalError", Transient, "InternalError"),
-    (503, "SlowDown", Transient, "SlowDown"),
+    (503, "SlowDown", SlowDown, "SlowDown"),
+    (503, "", Transient, "503"),
     (502, "", Transient, "502"),
     (507, "XMinioStorageFull", Transient, "XMinioStorageFull"),
     (403, "", Denied, "may not"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -16,10 +17,11 @@ from syncd_s3.body import RangeBody
 from syncd_s3.client import Client
 from syncd_s3.fast import FastPath
 from syncd_s3.store import S3Store
-from syncd_s3.wire import Answer, Span, _Connection
+from syncd_s3.wire import NICE, Answer, Span, _Connection
 
 from syncd.errors import Denied, NotFound, Torn, Transient
 from syncd.model.checkpoint import RANGE
+from syncd.move.budget import Budget
 from syncd.store import Entry, Gate, Source
 from syncd.testing import open_gate, source_of
 from syncd.testing.servers import Minio
@@ -264,13 +266,59 @@ async def test_the_first_failing_part_stops_the_others_and_alone_is_raised(store
     async def gate(nbytes: int) -> AsyncIterator[None]:
         admitted.append(nbytes)
         if len(admitted) == 2:
-            raise Transient("no")
+            raise Denied("no")
         await asyncio.Event().wait()
         yield
 
-    with source_of(file, b"x" * SIZE) as source, pytest.raises(Transient, match="no"):
+    with source_of(file, b"x" * SIZE) as source, pytest.raises(Denied, match="no"):
         await store.upload("t/file", source, gate)
     assert len(admitted) < PARTS
+
+
+async def test_a_part_that_fails_for_a_while_lets_the_others_end_and_costs_itself_alone(
+    store: S3Store, file: Path
+) -> None:
+    asked = 0
+
+    @asynccontextmanager
+    async def gate(nbytes: int) -> AsyncIterator[None]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise Transient("no")
+        yield
+
+    with source_of(file, os.urandom(SIZE)) as source:
+        with pytest.raises(Transient, match="no"), counted(store) as first:
+            await store.upload("t/file", source, gate)
+        begun = first["UploadPart"]
+        with counted(store) as second:
+            await store.upload("t/file", source, open_gate)
+    assert begun >= 1
+    assert begun + second["UploadPart"] == PARTS
+
+
+@pytest.mark.parametrize("path", ["fast"])
+async def test_what_is_not_urgent_travels_in_threads_that_let_the_trainer_go_first(
+    store: S3Store, file: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    original = _Connection._send_span
+
+    def send_span(self: _Connection, span: Span) -> None:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        original(self, span)
+
+    monkeypatch.setattr(_Connection, "_send_span", send_span)
+    for hurried, niceness in ((False, NICE), (True, 0)):
+        budget = Budget(4, 64 << 20)
+        if hurried:
+            budget.hurry()
+        with source_of(file, os.urandom(2 * RANGE)) as source:
+            await store.upload(f"t/{hurried}", source, budget)
+        assert seen == [niceness] * 2
+        seen.clear()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == 0
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from syncd.errors import ConfigError, Denied, NotFound, Transient
+from syncd.errors import ConfigError, Denied, NotFound, SlowDown, Transient
 from syncd.store.memory import MemoryStore
 from syncd.store.wrap import Opening, Retrying
 
@@ -106,3 +106,11 @@ async def test_what_the_operator_must_mend_ends_the_opening() -> None:
 
     with pytest.raises(ConfigError):
         await Retrying(Opening(open_)).list("t/")
+
+
+async def test_each_wish_for_fewer_requests_is_passed_on_and_waited_out() -> None:
+    heard: list[int] = []
+    store = retrying(Failing(Transient("away"), SlowDown("less"), SlowDown("less")), [])
+    store.health.slow_listeners.append(lambda: heard.append(1))
+    assert await store.get("k") == b"v"
+    assert len(heard) == 2
