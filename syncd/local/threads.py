@@ -1,7 +1,9 @@
 """Blocking work off the event loop."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -20,6 +22,26 @@ async def to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     except asyncio.CancelledError:
         await asyncio.wait({running})
         raise
+
+
+@asynccontextmanager
+async def descriptor(open_: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[int]:
+    """The file descriptor that `open_` gives in a thread, closed with the context.
+
+    A caller that is cancelled while the thread opens has no descriptor to close yet: it is closed here.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(open_, *args, **kwargs))
+    try:
+        fd = await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        if running.exception() is None:
+            os.close(running.result())
+        raise
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 async def all_of(works: Iterable[Callable[[], Awaitable[T]]], at_once: int) -> list[T]:

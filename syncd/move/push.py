@@ -8,7 +8,7 @@ from syncd.decide.push import Check, Commit, Upload, free_name, plan_push
 from syncd.errors import Corrupt, NotFound, Torn
 from syncd.local.digest import sum_file
 from syncd.local.pins import Pin
-from syncd.local.threads import all_of, to_its_end
+from syncd.local.threads import all_of, descriptor, to_its_end
 from syncd.local.tree import Identity
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest
@@ -79,14 +79,11 @@ class Pusher:
         await all_of((partial(self._upload, pin, manifest, step.entry) for step in uploads), FILES_AT_ONCE)
 
     async def _upload(self, pin: Pin, manifest: Manifest, entry: FileEntry) -> None:
-        fd = await to_its_end(pin.open, entry.path)
-        try:
+        async with descriptor(pin.open, entry.path) as fd:
             before = Identity.of(os.fstat(fd))
             key = self.owner.keys.file(manifest.attempt, manifest.commit, entry.path)
             await self.store.upload(key, Source(fd, entry.size, entry.sum), self.gate)
             await to_its_end(_held_still, fd, before, entry, pin.name)
-        finally:
-            os.close(fd)
 
     async def _check(self, pin: Pin, manifest: Manifest, uploads: list[Upload]) -> None:
         """Every file is stored with its size, and the source is as it was: else upload again, or `Torn`."""

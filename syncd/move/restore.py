@@ -9,7 +9,7 @@ from pathlib import Path
 from syncd.errors import ConfigError, Corrupt, NotFound, Torn
 from syncd.local.digest import crc_of, matches, range_matches, sum_file, whole_of
 from syncd.local.place import Place
-from syncd.local.threads import all_of, to_its_end
+from syncd.local.threads import all_of, descriptor, to_its_end
 from syncd.local.tree import files_below, open_beneath, opened
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest, ranges
@@ -72,8 +72,8 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) 
             raise Corrupt(f"{key}: the whole has another sum than the manifest says")
     except ValueError as error:
         raise Corrupt(f"{key}: {error}; update syncd") from None
-    fd, begun = await to_its_end(_open, to, entry)
-    try:
+    begun = await asyncio.to_thread(_begun, to, entry)
+    async with descriptor(_open, to, entry) as fd:
         if entry.size:
             wanted = zip(pieces, digests, strict=True)
             works = (partial(_range, store, key, fd, *place, digest, gate, begun=begun) for place, digest in wanted)
@@ -81,8 +81,6 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) 
         elif await store.get(key) != b"":
             raise Corrupt(f"{key}: not empty, as the manifest says")
         os.fchmod(fd, entry.mode)  # last: a file that may not be written could not be gone on with
-    finally:
-        os.close(fd)
 
 
 async def _range(
@@ -102,26 +100,29 @@ async def _range(
     raise Corrupt(f"{key}: bytes {offset} to {offset + length} are not those that were committed ({came} came)")
 
 
-def _open(to: Path, entry: FileEntry) -> tuple[int, bool]:
-    """The file to restore into, and whether an earlier process began it."""
+def _begun(to: Path, entry: FileEntry) -> bool:
+    """Whether an earlier process began this file: it then has its whole size already."""
+    try:
+        return (to / check_path(entry.path, "restore")).lstat().st_size == entry.size
+    except FileNotFoundError:
+        return False
+
+
+def _open(to: Path, entry: FileEntry) -> int:
+    """The file to restore into, of its whole size."""
     path = to / check_path(entry.path, "restore")
     path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fd, begun = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), False
-    except FileExistsError:
-        fd, begun = os.open(path, flags), True
-    try:
-        if begun and os.fstat(fd).st_size != entry.size:
-            os.truncate(fd, 0)
-            begun = False
         os.fchmod(fd, 0o600)
-        if entry.size and not begun:
-            os.posix_fallocate(fd, 0, entry.size)  # ENOSPC now, not after an hour
+        if os.fstat(fd).st_size != entry.size:
+            os.truncate(fd, 0)
+            if entry.size:
+                os.posix_fallocate(fd, 0, entry.size)  # ENOSPC now, not after an hour
     except BaseException:
         os.close(fd)
         raise
-    return fd, begun
+    return fd
 
 
 def holds(target: Path, manifest: Manifest) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn, Transient
 from syncd.local.digest import WINDOW, matches
-from syncd.local.threads import to_its_end
+from syncd.local.threads import descriptor, to_its_end
 from syncd.model.checkpoint import ranges
 from syncd.store import Entry, Gate, Source, write_at
 
@@ -70,17 +70,12 @@ class FileStore:
         """
         temp = await self._call(key, self._temp)
         try:
-            fd = await self._call(
-                key, lambda: os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            )
-            try:
+            async with descriptor(self._create, temp, key) as fd:
                 digests = source.sum.ranges or (source.sum.digest,)
                 for (offset, length), digest in zip(ranges(source.size), digests, strict=True):
                     async with gate(length):
                         await self._call(key, partial(_copy, source, fd, offset, length, digest))
                 await self._call(key, lambda: os.fsync(fd))
-            finally:
-                os.close(fd)
             await self._call(key, lambda: self._publish(temp, key, exclusive=False))
         finally:
             temp.unlink(missing_ok=True)
@@ -89,11 +84,8 @@ class FileStore:
         return await self._call(key, lambda: self._read(key, offset, length))
 
     async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
-        file = await self._call(key, lambda: _open_object(self._path(key), key))
-        try:
+        async with descriptor(self._open, key) as file:
             return await to_its_end(self._copy_into, key, file, fd, offset, length)
-        finally:
-            os.close(file)
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         def look() -> list[Entry]:
@@ -173,7 +165,7 @@ class FileStore:
             _fsync_dir(new.parent)
 
     def _read(self, key: str, offset: int, length: int | None) -> bytes:
-        fd = _open_object(self._path(key), key)
+        fd = self._open(key)
         with os.fdopen(fd, "rb", buffering=0) as file:
             wanted = max(0, os.fstat(fd).st_size - offset) if length is None else length
             file.seek(offset)
@@ -182,6 +174,19 @@ class FileStore:
                 pieces.append(piece)
                 wanted -= len(piece)
             return b"".join(pieces)
+
+    def _create(self, temp: Path, key: str) -> int:
+        with _translate(self.root, key):
+            return os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def _open(self, key: str) -> int:
+        """An object for reading. Raises the store's errors."""
+        with _translate(self.root, key):
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+            raise NotFound(f"{key}: not a file")
 
     def _copy_into(self, key: str, file: int, fd: int, offset: int, length: int) -> int:
         """Copy a range between two files at the same offset, within the kernel where it can; the bytes that were there."""
@@ -259,14 +264,6 @@ def _copy(source: Source, fd: int, offset: int, length: int, digest: str) -> Non
         written = os.pwrite(fd, view, offset)
         offset += written
         view = view[written:]
-
-
-def _open_object(path: Path, key: str) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise NotFound(f"{key}: not a file")
 
 
 def _fsync_dir(directory: Path) -> None:

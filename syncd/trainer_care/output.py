@@ -1,7 +1,6 @@
 """Copy the trainer's output to our own, without letting a blocked terminal or a dead pipe block the trainer."""
 
 import asyncio
-import contextlib
 import os
 import select
 import threading
@@ -91,8 +90,9 @@ class Copier:
         try:
             return os.write(self._descriptor, view[:65536])
         except BlockingIOError:  # somebody else made our output non-blocking
-            with contextlib.suppress(OSError):
-                select.select([], [self._descriptor], [], 1.0)
+            ready = select.poll()  # select() knows no descriptor above 1,023
+            ready.register(self._descriptor, select.POLLOUT)
+            ready.poll(1000)
             return 0
         except OSError:  # nobody reads any more (EPIPE, EBADF, EIO): the trainer goes on without a listener
             self._closed = True

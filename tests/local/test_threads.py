@@ -1,11 +1,13 @@
 """Blocking work off the event loop: to its end, a few at once."""
 
 import asyncio
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from syncd.local.threads import all_of, to_its_end
+from syncd.local.threads import all_of, descriptor, to_its_end
 
 
 async def test_a_cancelled_caller_goes_on_only_when_the_thread_has_ended() -> None:
@@ -26,6 +28,34 @@ async def test_a_cancelled_caller_goes_on_only_when_the_thread_has_ended() -> No
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+async def test_a_descriptor_outlives_neither_its_context_nor_a_cancelled_open(tmp_path: Path) -> None:
+    started, release = threading.Event(), threading.Event()
+    opened: list[int] = []
+
+    def slowly() -> int:
+        started.set()
+        release.wait(10)
+        opened.append(os.open(tmp_path, os.O_RDONLY))
+        return opened[-1]
+
+    async def use() -> None:
+        async with descriptor(slowly) as fd:
+            os.fstat(fd)
+
+    task = asyncio.create_task(use())
+    while not started.is_set():
+        await asyncio.sleep(0)
+    task.cancel()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await use()
+    assert len(opened) == 2
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
 
 
 async def test_results_come_in_order_and_never_too_many_at_once() -> None:
