@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from syncd.decide.push import auto_rate
 from syncd.errors import Superseded, SyncdError
 from syncd.keeper import Keeper
 from syncd.local.files import write_small
@@ -46,6 +47,7 @@ class Pace:
     heartbeat: float = 30.0
     watch_events: bool = True
     extra: tuple[str, ...] = ()
+    auto_rate: bool = False
 
 
 class Beside:
@@ -76,6 +78,8 @@ class Beside:
         self.signs = False
         """Whether the trainer ever gave a sign of progress: without any there is nothing to judge a stall by."""
         self._new_checkpoint = False
+        self._saved_at: float | None = None
+        self._save_interval: float | None = None
         self._loose: Loose | None = None
         self._told: asyncio.Queue[dict[str, object]] = asyncio.Queue(maxsize=10_000)
         self._to_push, self._refresh, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -113,6 +117,8 @@ class Beside:
     def enter(self, state: str) -> None:
         """Change the state that is shown, and by which the loops go."""
         self.board.enter(state, time.time())
+        if self.pace.auto_rate and state != "training":
+            self.budget.pace(0)
         self._refresh.set()
         self._changed.set()
 
@@ -156,6 +162,9 @@ class Beside:
         if new:
             self.progress()
             self.signs = self._new_checkpoint = True
+            now = time.monotonic()
+            self._save_interval = now - self._saved_at if self._saved_at is not None else None
+            self._saved_at = now
         if self.keeper.root.waiting:
             self._to_push.set()
 
@@ -166,6 +175,7 @@ class Beside:
 
     async def _push_one(self) -> None:
         began = time.monotonic()
+        self._pace_upload()
         try:
             if not await self.keeper.push_next():
                 return
@@ -182,6 +192,12 @@ class Beside:
             self.stop.ask("superseded", str(error))
         except AlreadyDone:
             self.stop.ask("done", "the task has its result")
+
+    def _pace_upload(self) -> None:
+        """Spread what waits over the time until the next save, while there is a trainer that saves."""
+        if self.pace.auto_rate:
+            waiting = sum(pin.bytes for pin in self.keeper.root.waiting)
+            self.budget.pace(auto_rate(waiting, self._save_interval) if self.board.state == "training" else 0)
 
     async def store_files(self, *, closing: bool = False) -> None:
         """Events, output and extra files into the store; `closing`: the growing segments too."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from syncd.beside import Pace
 from syncd.config import Settings
+from syncd.config.values import AUTO
 from syncd.daemon import Daemon
 from syncd.hooks import events as told
 from syncd.hooks.emit import attached, emit
@@ -53,7 +54,9 @@ async def opened(settings: Settings, plugins: Plugins, *, patience: float | None
     if patience is not None:
         store.health.listeners.append(_say_away)
     try:
-        budget = Budget(settings.concurrency, settings.memory_budget, settings.upload_limit)
+        limit = settings.upload_limit
+        rate = limit if isinstance(limit, int) else 0  # auto: set before each push
+        budget = Budget(settings.concurrency, settings.memory_budget, rate)
         store.health.slow_listeners.append(budget.slow_down)
         yield Parts(settings, plugins, store, Keys(settings.task), budget)
     finally:
@@ -123,6 +126,7 @@ def new_daemon(parts: Parts, command: Sequence[str] | None, env: Mapping[str, st
             heartbeat=settings.heartbeat,
             watch_events=settings.watch_events,
             extra=settings.extra,
+            auto_rate=settings.upload_limit == AUTO,
         ),
         env=env,
         attach=lambda attempt: _attach(parts, attempt),

@@ -13,7 +13,20 @@ from pydantic import AliasChoices, BaseModel, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from syncd.config.values import Bytes, Globs, Lower, Name, Period, Root, Seconds, Shown, Url, clean_name, default_task
+from syncd.config.values import (
+    Bytes,
+    Globs,
+    Lower,
+    Name,
+    Period,
+    Rate,
+    Root,
+    Seconds,
+    Shown,
+    Url,
+    clean_name,
+    default_task,
+)
 from syncd.errors import ConfigError
 
 PREFIX = "SYNCD_"
@@ -80,8 +93,10 @@ class Settings(BaseSettings):
     memory_budget: Bytes = Field(
         default=64 << 20, ge=1 << 20, description="bytes of memory for transfers, such as 64MiB"
     )
-    upload_limit: Bytes = Field(
-        default=0, description="bytes per second of all uploads, such as 10MB or 20Mbit; 0: no limit"
+    upload_limit: Rate = Field(
+        default=0,
+        description="bytes per second of all uploads, such as 10MB or 20Mbit; 0: no limit; auto: spread over half of the"
+        " time between saves",
     )
     scan_interval: Period = Field(
         default=10.0, description="seconds between scans of the root; file events only hurry one"

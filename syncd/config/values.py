@@ -5,10 +5,12 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,16 @@ def parse_bytes(value: object) -> object:
     number, prefix, binary, unit = found.groups(default="")
     factor = (1024 if binary else 1000) ** (" kmgt".index(prefix.lower()) if prefix else 0)
     return int(float(number) * factor / (8 if unit.lower() in ("bit", "bps") else 1))
+
+
+def parse_rate(value: object) -> object:
+    """`auto`, or what `parse_bytes` takes."""
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        return AUTO
+    number = parse_bytes(value)
+    if isinstance(number, int) and number < 0:
+        raise ValueError("a rate is 0 or more bytes a second, or auto")
+    return number
 
 
 def show_bytes(value: int) -> str:
@@ -112,12 +124,18 @@ def clean_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:128].strip(".-") or "default"
 
 
+def show_rate(value: int | str) -> str:
+    """As `parse_rate` reads it."""
+    return show_bytes(value) if isinstance(value, int) else value
+
+
 _SECONDS = (BeforeValidator(parse_seconds), Shown("SECONDS", "{:g}".format))
 _GLOBS = (BeforeValidator(parse_globs), AfterValidator(check_globs), Shown("GLOBS", ",".join))
 
 Seconds = Annotated[float, *_SECONDS, Field(ge=0, allow_inf_nan=False)]
 Period = Annotated[float, *_SECONDS, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Shown("SIZE", show_bytes), Field(ge=0)]
+Rate = Annotated[int | Literal["auto"], BeforeValidator(parse_rate), Shown("RATE", show_rate)]
 Globs = Annotated[tuple[str, ...], *_GLOBS]
 Name = Annotated[str, AfterValidator(check_name), Shown("NAME")]
 Url = Annotated[str, AfterValidator(check_url), Shown("URL")]

@@ -76,6 +76,25 @@ def triage(waiting: Sequence[P], backlog: int) -> tuple[P | None, list[P]]:
     return (kept[0] if kept else None), list(waiting[: len(waiting) - len(kept)])
 
 
+SHARE = 0.5
+"""Part of the time between two saves that a paced upload may take: the rest is the reserve for a slower link."""
+SLOWEST = 1 << 20
+"""Bytes a second below which pacing makes nobody's life better."""
+
+
+def auto_rate(waiting: int, interval: float | None) -> int:
+    """Bytes a second at which `waiting` bytes are stored well before the next save; 0: as fast as it goes.
+
+    `interval`: seconds between the last two saves, None while there was only one.
+
+    >>> auto_rate(600 << 20, 300.0) == 4 << 20
+    True
+    """
+    if not waiting or not interval:
+        return 0
+    return max(SLOWEST, round(waiting / (interval * SHARE)))
+
+
 def burned(paths: Iterable[str]) -> set[str]:
     """Directories under which an attempt's objects lie (paths relative to the attempt): names that were begun.
 

@@ -34,11 +34,16 @@ class Budget:
         self._clock, self._sleep = clock, sleep
         self._pieces = self._bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._free_at = clock()
+        self._asked, self._earned, self._earned_at = 0, 0.0, clock()
 
     def hurry(self) -> None:
         """No rate limit and no courtesy to the trainer from now on: the node is about to go."""
         self.rate, self.hurried = 0, True
+
+    def pace(self, rate: float) -> None:
+        """Another rate from now on, for what waits too; the drain's haste stays."""
+        self._earn()
+        self.rate = 0 if self.hurried else rate
 
     def slow_down(self) -> None:
         """The store asked for less. Within a second it is one wish, however many requests hear it."""
@@ -63,10 +68,17 @@ class Budget:
     async def _pace(self, nbytes: int) -> None:
         if self.rate <= 0:
             return
-        start = max(self._free_at, self._clock() - 1.0)
-        self._free_at = start + nbytes / self.rate
-        while self.rate > 0 and (left := start - self._clock()) > 0:
-            await self._sleep(min(left, 0.5))
+        self._earn()
+        due, self._asked = self._asked, self._asked + nbytes
+        while self.rate > 0 and due - self._earn() >= 1:
+            await self._sleep(min((due - self._earned) / self.rate, 0.5))
+
+    def _earn(self) -> float:
+        """Bytes that the rate has allowed so far: at most one second's worth more than were asked for."""
+        now = self._clock()
+        self._earned = min(self._asked + self.rate, self._earned + self.rate * (now - self._earned_at))
+        self._earned_at = now
+        return self._earned
 
     def _admit(self) -> None:
         """Let in whoever is first in the queue, as long as it fits: first come, first served, so nothing starves."""

@@ -100,6 +100,7 @@ class Reporter:
             "backlog_bytes": left,
             "upload_bytes_per_second": rate,
             "transfers_at_once": self.budget.at_once,
+            "upload_limit": self.budget.rate or None,
             "store_path": self.way(),
             "seconds_to_durable": round(left / rate, 1) if rate and left else None,
             "disk_free_bytes": usage.free,

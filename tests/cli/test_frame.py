@@ -89,7 +89,7 @@ def test_a_verbs_help_has_its_settings_with_name_and_default_and_its_examples(sy
     text = " ".join(out.split())
     assert code == 0
     assert "--keep N Committed checkpoints that the store keeps. [SYNCD_KEEP; default: 3]" in text
-    assert "--upload-limit SIZE" in text
+    assert "--upload-limit RATE" in text
     assert "--watch-events / --no-watch-events" in text
     assert "Examples: syncd config SYNCD_KEEP=5 syncd config --json" in text
 

@@ -72,6 +72,22 @@ def test_sources_are_joined_field_by_field(here: Path) -> None:
     assert found.demo_count == 9
 
 
+def test_a_rate_is_a_number_or_auto(here: Path) -> None:
+    for text, value, shown in (("AUTO", "auto", "auto"), ("0", 0, "0"), ("10MB", 10_000_000, "10MB")):
+        found = read(here, {"SYNCD_UPLOAD_LIMIT": text})
+        assert found.upload_limit == value
+        (knob,) = (each for each in knobs(type(found)) if each.name == "upload_limit")
+        assert knob.show(found.upload_limit) == shown
+    for text in ("fast", "-1", "auto 3"):
+        with pytest.raises(ConfigError) as caught:
+            read(here, {"SYNCD_UPLOAD_LIMIT": text})
+        assert "SYNCD_UPLOAD_LIMIT" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+    (here / "syncd.toml").write_text("upload_limit = -5")
+    with pytest.raises(ConfigError, match="a rate is 0 or more"):
+        read(here)
+
+
 def test_an_empty_variable_is_none(here: Path) -> None:
     assert read(here, {"SYNCD_GROUP": "", "SYNCD_KEEP": ""}).group is None
 

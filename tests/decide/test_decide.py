@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from syncd.decide.choose import LONGEST_LINE, candidates, line_to_record
 from syncd.decide.life import Restarts, stalled, trainer_share, verdict
-from syncd.decide.push import burned, free_name, triage
+from syncd.decide.push import auto_rate, burned, free_name, triage
 from syncd.decide.retain import group, plan_retention
 from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import MAX_RANGES, RANGE, Committed, Manifest, range_size, ranges
@@ -207,3 +207,19 @@ def test_a_stall_needs_silence_and_zero_means_never() -> None:
 def test_the_trainers_share_of_the_grace_leaves_time_for_the_upload(grace: float, upload: float | None) -> None:
     share = trainer_share(grace, upload)
     assert 0.25 * grace - 1e-6 <= share <= 0.75 * grace + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("waiting", "interval", "rate"),
+    [
+        (100 << 20, None, 0),  # the first save: nothing is known, and it is the most precious one
+        (0, 60.0, 0),
+        (600 << 20, 60.0, 20 << 20),
+        (3 * (600 << 20), 60.0, 3 * (20 << 20)),
+        (1000, 3600.0, 1 << 20),
+    ],
+)
+def test_auto_spreads_what_waits_over_half_of_the_time_between_saves(
+    waiting: int, interval: float | None, rate: int
+) -> None:
+    assert auto_rate(waiting, interval) == rate

@@ -7,7 +7,7 @@ import pytest
 
 from .conftest import NewNode
 from .fake_trainer import state_after, weights
-from .helpers import FAKE, Task, trace
+from .helpers import FAKE, Task, trace, until
 
 pytestmark = pytest.mark.slow
 SIZE = 2_000_000
@@ -61,4 +61,17 @@ def test_without_file_events_scans_alone_find_every_checkpoint(file_task: Task, 
     assert node.committed() == [1, 2, 3, 4]
     waited = [line["waited"] for line in node.events("checkpoint_seen") if "step" in line]
     assert max(waited) < 0.9, "found while training went on, not at its end"
+    file_task.verify()
+
+
+def test_auto_paces_uploads_by_the_saves_and_lifts_it_at_the_end(file_task: Task, new_node: NewNode) -> None:
+    node = new_node(file_task, SYNCD_UPLOAD_LIMIT="auto", SYNCD_KEEP="100")
+    life = node.run([*FAKE, "--steps", "8", "--pause", "0.8", "--size", f"{SIZE}"])
+    limit = until(lambda: (node.own("status.json") or {}).get("upload_limit"), "uploads are paced", 30)
+    assert isinstance(limit, int)
+    assert SIZE / 0.8 <= limit <= 8 * SIZE / 0.4
+    assert life.code() == 0
+    last = node.own("status.json")
+    assert last and last["upload_limit"] is None
+    assert node.committed()[-1] == 8
     file_task.verify()

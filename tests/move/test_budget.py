@@ -91,6 +91,24 @@ async def test_the_rate_is_kept_and_the_drain_lifts_it() -> None:
     assert clock[0] == before
 
 
+async def test_what_waits_follows_another_rate_at_once() -> None:
+    clock, rates = [0.0], [1.0, 100.0]
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] >= 5.0 and budget.rate == rates[0]:
+            budget.pace(rates[1])
+
+    budget = Budget(concurrency=4, memory=10**9, rate=rates[0], clock=lambda: clock[0], sleep=sleep)
+    for _ in range(2):
+        async with budget(500):
+            pass
+    assert 9.0 <= clock[0] <= 11.0, "500 s at the first rate; 5 s at it and 495 bytes at the second"
+    budget.hurry()
+    budget.pace(1.0)
+    assert budget.rate == 0, "nothing slows the drain"
+
+
 async def test_a_store_that_asks_for_less_gets_half_at_once_and_then_one_more_a_round() -> None:
     now = 0.0
     budget = Budget(concurrency=8, memory=1000, clock=lambda: now)
