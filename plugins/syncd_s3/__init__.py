@@ -4,14 +4,15 @@ This module is loaded by every command, so it imports no S3 client; `store` does
 """
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from syncd import hookimpl
 from syncd.errors import ConfigError
 from syncd.store import Store
 
+_LOWER = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 _CLIENT = {"aiobotocore", "aiohttp", "botocore"}
 
 
@@ -31,6 +32,19 @@ class S3Settings(BaseModel):
         default=None,
         description="file of PEM certificates that vouch for the server; default AWS_CA_BUNDLE, else the system's",
     )
+    s3_profile: Annotated[Literal["auto", "aws", "minio", "r2", "gcs", "ceph", "b2", "generic"], _LOWER] = Field(
+        default="auto", description="kind of server, for what it does differently; auto: by the endpoint's host"
+    )
+    s3_sse: Literal["AES256", "aws:kms"] | None = Field(
+        default=None, description="encryption by the server of what is stored; default: the bucket's own"
+    )
+    s3_sse_kms_key_id: str | None = Field(
+        default=None, min_length=1, description="key of KMS for aws:kms; default: the account's"
+    )
+    s3_storage_class: str | None = Field(
+        default=None, pattern="^[A-Z0-9_]+$", description="storage class of what is stored, such as STANDARD_IA"
+    )
+    s3_requester_pays: bool = Field(default=False, description="pay for requests to another's bucket")
     s3_timeout: float = Field(
         default=60.0, gt=0, description="seconds without an answer or progress that end a request"
     )

@@ -66,8 +66,8 @@ class RangeBody(Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         """Send all of it. A file that ends early leaves the request unfinished, so that the server keeps nothing."""
         self._progress()
+        whole, transport = False, writer.transport
         try:
-            transport = writer.transport
             if transport is None or transport.get_extra_info("sslcontext") is not None:
                 await self._by_windows(writer, 0)
             else:
@@ -76,6 +76,7 @@ class RangeBody(Payload):
                 await asyncio.to_thread(os.posix_fadvise, *ahead)
                 writer.send_headers()
                 await self._by_kernel(writer, transport)
+            whole = True
         except Torn as error:
             self.torn = error
             raise
@@ -83,6 +84,9 @@ class RangeBody(Payload):
             if error.errno in _UNREADABLE:
                 self.torn = Torn(f"the file cannot be read: {error.strerror}")
             raise
+        finally:
+            if not whole and transport:
+                transport.abort()  # a closing under TLS would wait for a server that waits for our bytes
 
     async def _by_kernel(self, writer: AbstractStreamWriter, transport: asyncio.WriteTransport) -> None:
         loop, sent = asyncio.get_running_loop(), 0

@@ -12,26 +12,23 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiobotocore.config import AioConfig
+from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from syncd.errors import ConfigError, StoreError, Transient
+from syncd_s3 import options
+from syncd_s3.credentials import Credentials, new_session
+from syncd_s3.errors import OUTDATED, Place, code_of, translate
+from syncd_s3.options import Options
+from syncd_s3.profiles import choose
 
-# awscrt is installed for its checksums; botocore would take it for a wish to sign by CRT, which is slow and refuses our
-# bodies. It looks once, when imported; unset again, since the trainer inherits our environment.
-_wish = os.environ.get("BOTO_DISABLE_CRT")
-os.environ["BOTO_DISABLE_CRT"] = "true"
-try:
-    from aiobotocore.config import AioConfig
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-
-    from syncd_s3.credentials import Credentials, new_session
-    from syncd_s3.errors import OUTDATED, Place, code_of, translate
-finally:
-    if _wish is None:
-        del os.environ["BOTO_DISABLE_CRT"]
-    else:
-        os.environ["BOTO_DISABLE_CRT"] = _wish
-
+# awscrt is installed for its checksums; botocore, which looks once when it is imported, takes it for a wish to sign by
+# CRT, which is slow and refuses our bodies. Set here, whoever imported botocore first.
+AUTH_TYPE_MAPS.update(
+    {"v4": SigV4Auth, "v4-query": SigV4QueryAuth, "s3v4": S3SigV4Auth, "s3v4-query": S3SigV4QueryAuth}
+)
 log = logging.getLogger("syncd.s3")
 
 CONNECTIONS = 32
@@ -43,13 +40,15 @@ FAILURES = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError
 Progress = Callable[[], None]
 
 
-class Settings(Protocol):
+class Settings(options.Settings, Protocol):
     """The settings that matter here."""
 
     @property
     def s3_endpoint_url(self) -> str | None: ...
     @property
     def s3_region(self) -> str | None: ...
+    @property
+    def s3_profile(self) -> str: ...
     @property
     def s3_addressing(self) -> str: ...
     @property
@@ -65,12 +64,15 @@ class Client:
         self._api, self._stack, self.credentials = api, stack, credentials
         self.place, self.timeout = place, timeout
         self.ca_bundle: str | None = None
+        self.profile = choose(place.endpoint)
+        self.options: Options | None = None
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._warned: set[str] = set()
 
     @classmethod
     async def connect(cls, bucket: str, settings: Settings) -> "Client":
         """Make the client; sends nothing yet. Raises `ConfigError` for settings that botocore cannot use."""
+        added = Options(settings)
         credentials, stack = Credentials(), AsyncExitStack()
         try:
             session = new_session()
@@ -96,7 +98,10 @@ class Client:
         api.meta.events.register("response-received.s3", _refuse_page)
         place = Place(bucket, _without_user(api.meta.endpoint_url))
         client = cls(api, stack, place, credentials, settings.s3_timeout)
-        client.ca_bundle = ca_bundle
+        client.ca_bundle, client.options = ca_bundle, added
+        client.profile = choose(place.endpoint, settings.s3_profile)
+        if client.profile.create == "generation":
+            api.meta.events.register("before-call.s3.PutObject", _by_generation)
         return client
 
     async def aclose(self) -> None:
@@ -159,11 +164,17 @@ class Client:
     async def pages(self, operation: str, what: str, /, **params: Any) -> list[dict[str, Any]]:
         """All pages of a listing."""
         async with self.said(what):
-            pages = self._api.get_paginator(operation).paginate(Bucket=self.place.bucket, **params)
+            about = {"Bucket": self.place.bucket, **self.added(operation), **params}
+            pages = self._api.get_paginator(operation).paginate(**about)
             return [page async for page in pages]
 
+    def added(self, operation: str) -> dict[str, Any]:
+        """What the settings add to an operation's parameters."""
+        return self.options.of(operation) if self.options else {}
+
     async def _request(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await getattr(self._api, operation)(Bucket=self.place.bucket, **params)
+        about = {"Bucket": self.place.bucket, **self.added(operation), **params}
+        answer: dict[str, Any] = await getattr(self._api, operation)(**about)
         return answer
 
     @asynccontextmanager
@@ -199,6 +210,12 @@ def _config(settings: Settings) -> Any:
         s3={"payload_signing_enabled": False, "addressing_style": settings.s3_addressing},
         user_agent_extra="syncd",
     )
+
+
+def _by_generation(params: dict[str, Any], **_: Any) -> None:
+    """A create-only put as Google's XML API has it: the object's generation must be 0, that is, there is none."""
+    if params["headers"].pop("If-None-Match", None):
+        params["headers"]["x-goog-if-generation-match"] = "0"
 
 
 def _refuse_page(response_dict: dict[str, Any] | None, **_: Any) -> None:

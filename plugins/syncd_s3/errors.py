@@ -67,7 +67,8 @@ _DENIED = {
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's; set it (NTP)",
     "KeyTooLongError": "a key of over 1,024 bytes; shorten the URL's prefix or the file's path",
     "XMinioInvalidObjectName": "the server refuses this name; rename the file",
-    "NotImplemented": "the server cannot {operation} in this way; use one that knows CRC64NVME and If-None-Match",
+    "NotImplemented": "the server cannot {operation} in this way; name its kind (SYNCD_S3_PROFILE), and leave out"
+    " SYNCD_S3_SSE and SYNCD_S3_STORAGE_CLASS where it knows none",
     "XMinioAdminBucketQuotaExceeded": "the bucket's quota is used up; raise it or delete something",
     "InvalidObjectState": "the object is archived; restore it from its storage class first",
 }

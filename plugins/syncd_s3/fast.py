@@ -84,7 +84,7 @@ class FastPath:
         model = self._model(operation)
         shapes = model.input_shape.members
         parts: dict[str, dict[str, str]] = {"header": {}, "querystring": {}, "uri": {}}
-        for name, value in params.items():
+        for name, value in (self._client.added(operation) | dict(params)).items():
             place = shapes[name].serialization
             parts[place["location"]][place["name"]] = str(value)
         query = "&".join(f"{name}={quote(value, safe=UNRESERVED)}" for name, value in parts["querystring"].items())

@@ -1,5 +1,8 @@
 """The verbs of a store over one bucket's keys below a prefix."""
 
+import hashlib
+import logging
+from base64 import b64encode
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,12 +15,14 @@ from syncd_s3.fast import FastPath
 from syncd_s3.upload import Upload, checksum
 from syncd_s3.wire import Span, Unwritable
 
+log = logging.getLogger("syncd.s3")
+
 MAX_KEY = 1024
 """Bytes of a key, prefix included: S3's limit."""
 
 
 class S3Store:
-    """Objects in a bucket. Every put carries a CRC-64/NVME that the server compares with what it received."""
+    """Objects in a bucket. Every put carries a checksum that the server compares with what it received."""
 
     def __init__(self, client: Client, prefix: str, fast: FastPath | None = None) -> None:
         self.client, self.prefix, self.fast = client, prefix, fast
@@ -42,6 +47,8 @@ class S3Store:
         except BaseException:
             await store.aclose()
             raise
+        profile = client.profile
+        log.info("s3.profile", extra={"fields": {"profile": profile.name, "lacks": profile.lacks, "way": store.way}})
         return store
 
     async def put(self, key: str, data: bytes) -> None:
@@ -112,9 +119,12 @@ class S3Store:
 
     async def _put(self, key: str, data: bytes, **condition: Any) -> None:
         where = self._key(key)
-        crc = checksum(sum_bytes(data).digest)
+        if self.client.profile.checksum == "md5":
+            sums = {"ContentMD5": b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
+        else:
+            sums = {"ChecksumCRC64NVME": checksum(sum_bytes(data).digest)}
         try:
-            await self.client.put(where, data, Key=where, ChecksumCRC64NVME=crc, **condition)
+            await self.client.put(where, data, Key=where, **sums, **condition)
         except NotFound as error:
             # Only a reader may conclude from "not found"; a write that hears it (a delete at the same time) is repeated.
             raise Transient(str(error)) from None

@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from syncd.errors import Denied, NotFound, StoreError, Torn, Transient
-from syncd.local.digest import crc_of, crc_range, matches
+from syncd.local.digest import WINDOW, add_crc, crc_of, crc_range, matches
+from syncd.local.threads import to_its_end
 from syncd.model.checkpoint import ranges
 from syncd.store import Gate, Source
 from syncd_s3.body import RangeBody
@@ -51,6 +53,7 @@ class Upload:
             for number, ((offset, length), digest) in enumerate(zip(ranges(source.size), digests, strict=True), 1)
         ]
         self.whole = checksum(source.sum.digest)
+        self.md5 = client.profile.checksum == "md5"
 
     async def run(self) -> None:
         """Raises `Torn` and `StoreError`s only."""
@@ -110,9 +113,15 @@ class Upload:
         for page in await self.client.pages("list_parts", self.key, Key=self.key, UploadId=upload_id):
             for item in page.get("Parts", ()):
                 part = wanted.get(item["PartNumber"])
-                if part and item["Size"] == part.length and item.get("ChecksumCRC64NVME") == part.checksum:
+                if part and item["Size"] == part.length and await self._is_stored(part, item):
                     found[part.number] = str(item["ETag"])
         return found
+
+    async def _is_stored(self, part: Part, item: dict[str, Any]) -> bool:
+        """Whether a listed part holds the file's bytes: by its checksum, else by its ETag, which is its MD5 or unlike it."""
+        if not self.md5:
+            return bool(item.get("ChecksumCRC64NVME") == part.checksum)
+        return bool(item["ETag"].strip('"') == (await to_its_end(self._md5_of, part)).hex())
 
     async def _is_there(self) -> bool:
         try:
@@ -122,9 +131,8 @@ class Upload:
         return answer["ContentLength"] == self.source.size and answer.get("ChecksumCRC64NVME") == self.whole
 
     async def _begin(self) -> str:
-        answer = await self.client.call(
-            "create_multipart_upload", self.key, Key=self.key, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT"
-        )
+        sums = {} if self.md5 else {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
+        answer = await self.client.call("create_multipart_upload", self.key, Key=self.key, **sums)
         return str(answer["UploadId"])
 
     async def _send_missing(self, upload_id: str, sent: dict[int, str]) -> None:
@@ -162,7 +170,7 @@ class Upload:
             sent[part.number] = answer["ETag"]
 
     async def _send(self, operation: str, part: Part, *, urgent: bool, **params: Any) -> dict[str, Any]:
-        about = {"Key": self.key, "ChecksumCRC64NVME": part.checksum, **params}
+        about = {"Key": self.key, **await self._sums(part), **params}
         try:
             if self.fast:
                 span = Span(self.source.fd, part.offset, part.length)
@@ -175,6 +183,23 @@ class Upload:
         if answer.get("ChecksumCRC64NVME", part.checksum) != part.checksum:
             raise Damaged(f"{self.client.place}: {self.key}: the server stored other bytes than were sent")
         return answer
+
+    async def _sums(self, part: Part) -> dict[str, str]:
+        """What the server compares the part with as it arrives."""
+        if not self.md5:
+            return {"ChecksumCRC64NVME": part.checksum}
+        return {"ContentMD5": base64.b64encode(await to_its_end(self._md5_of, part)).decode()}
+
+    def _md5_of(self, part: Part) -> bytes:
+        """A part's MD5. Blocks. Raises `Torn` unless it is of the bytes that were summed: the server knows no other sum."""
+        md5, crc = hashlib.md5(usedforsecurity=False), 0
+        for offset in range(part.offset, part.offset + part.length, WINDOW):
+            data = self.source.read(offset, min(WINDOW, part.offset + part.length - offset))
+            md5.update(data)
+            crc = add_crc(data, crc)
+        if crc != crc_of(part.digest):
+            raise self._torn(part)
+        return md5.digest()
 
     async def _by_sdk(self, operation: str, part: Part, about: dict[str, Any]) -> dict[str, Any]:
         bodies: list[RangeBody] = []
@@ -195,15 +220,21 @@ class Upload:
     async def _tell_torn(self, part: Part) -> None:
         """Raises `Torn` when it is the file and not the way that differs from the sum."""
         if await asyncio.to_thread(crc_range, self.source.fd, part.offset, part.length) != crc_of(part.digest):
-            end = part.offset + part.length
-            raise Torn(f"bytes {part.offset} to {end} are not those that were summed: the file changed")
+            raise self._torn(part)
+
+    @staticmethod
+    def _torn(part: Part) -> Torn:
+        return Torn(
+            f"bytes {part.offset} to {part.offset + part.length} are not those that were summed: the file changed"
+        )
 
     async def _complete(self, upload_id: str, sent: dict[int, str]) -> dict[str, Any]:
         """Make the parts an object. Unconditional: a conflict would mean to send every part again."""
         # MinIO wants each part's checksum repeated.
-        parts = [{"PartNumber": p.number, "ETag": sent[p.number], "ChecksumCRC64NVME": p.checksum} for p in self.parts]
+        sums = [{} if self.md5 else {"ChecksumCRC64NVME": part.checksum} for part in self.parts]
+        parts = [{"PartNumber": p.number, "ETag": sent[p.number], **s} for p, s in zip(self.parts, sums, strict=True)]
         about = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
-        whole = {"ChecksumCRC64NVME": self.whole, "ChecksumType": "FULL_OBJECT"}
+        whole = {} if self.md5 else {"ChecksumCRC64NVME": self.whole, "ChecksumType": "FULL_OBJECT"}
         try:
             return await self.client.call("complete_multipart_upload", self.key, Key=self.key, **about, **whole)
         except Damaged as error:
@@ -222,10 +253,12 @@ class Upload:
     async def _vouched(self, answer: dict[str, Any]) -> None:
         """The server's checksum of the whole is ours. One that names none has its object read back.
 
+        With MD5 each part was compared as it arrived, and the parts are named by their ETags: nothing more is known.
+
         Raises `Damaged`, or `Torn` when it is the file that changed.
         """
         said = answer.get("ChecksumCRC64NVME")
-        if said == self.whole:
+        if said == self.whole or self.md5:
             return
         if said is None and not await self._reads_back():
             said = "other bytes"

@@ -51,6 +51,11 @@ def range_matches(fd: int, offset: int, length: int, digest: str) -> bool:
         return False
 
 
+def add_crc(data: bytes, crc: int = 0) -> int:
+    """CRC-64/NVME of bytes that follow those of `crc`."""
+    return int(checksums.crc64nvme(data, crc))
+
+
 def crc_range(fd: int, offset: int, length: int) -> int:
     """CRC-64/NVME of a range of an open file. Blocks. Raises `Torn` when the file ends within it."""
     crc = 0
@@ -58,7 +63,7 @@ def crc_range(fd: int, offset: int, length: int) -> int:
         data = os.pread(fd, min(length, WINDOW), offset)
         if not data:
             raise Torn(f"the file ended at byte {offset}, expected {length} more")
-        crc = checksums.crc64nvme(data, crc)
+        crc = add_crc(data, crc)
         offset += len(data)
         length -= len(data)
     return crc

@@ -121,7 +121,7 @@ CODES: list[tuple[int, str, type[StoreError], str]] = [
     (400, "InvalidToken", Denied, "not valid"),
     (301, "PermanentRedirect", Denied, "SYNCD_S3_REGION=moon-1"),
     (400, "AuthorizationHeaderMalformed", Denied, "SYNCD_S3_REGION=moon-1"),
-    (501, "NotImplemented", Denied, "CRC64NVME"),
+    (501, "NotImplemented", Denied, "SYNCD_S3_PROFILE"),
     (400, "SomethingNew", Denied, "SomethingNew: as said here"),
     (400, "RequestTimeout", Transient, "RequestTimeout"),
     (400, "IncompleteBody", Transient, "IncompleteBody"),

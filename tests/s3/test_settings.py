@@ -51,11 +51,16 @@ def test_loading_the_plugin_imports_no_client() -> None:
 
 
 @pytest.mark.slow
-def test_botocore_does_not_sign_by_crt_and_the_trainer_s_environment_is_as_it_was() -> None:
+@pytest.mark.parametrize("before", ["", "import botocore.auth; "])
+def test_whoever_imported_botocore_first_signs_without_crt_and_the_trainers_environment_is_as_it_was(
+    before: str,
+) -> None:
     code = (
-        "import os, syncd_s3.store, botocore.compat; print(botocore.compat.HAS_CRT, os.environ.get('BOTO_DISABLE_CRT'))"
+        f"{before}import os, syncd_s3.store; from botocore.auth import AUTH_TYPE_MAPS;"
+        "print({AUTH_TYPE_MAPS[name].__module__ for name in ('v4', 's3v4', 's3v4-query')},"
+        " os.environ.get('BOTO_DISABLE_CRT'))"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False None\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "{'botocore.auth'} None\n"
 
 
 async def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
