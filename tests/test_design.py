@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from syncd_mqtt import Mqtt
+from syncd_obstore import ObstoreSettings
 from syncd_s3 import S3Settings
 
 from syncd.cli import VERBS
@@ -50,7 +51,7 @@ def test_design_is_short_and_every_file_that_it_names_is_there() -> None:
 
 
 def test_readme_has_every_setting_with_its_default() -> None:
-    table = make_table([("s3", S3Settings), ("mqtt", Mqtt().settings())])
+    table = make_table([("s3", S3Settings), ("obstore", ObstoreSettings), ("mqtt", Mqtt().settings())])
     for knob in knobs(table):
         assert f"`{knob.env[0]}`" in README, f"README lacks {knob.env[0]}"
 
