@@ -59,7 +59,7 @@ class Settings(BaseSettings):
 
     store: Url = Field(
         default_factory=default_store,
-        description="where checkpoints go: s3://bucket/prefix, gs://…, az://…, file:///directory; default: in the user's data directory",
+        description="where checkpoints go: s3://bucket/prefix, gs://, az://, file:///dir; default: in the user's data directory",
     )
     root: Root = Field(default=Path(), description="directory that the trainer writes into; it is watched")
     task: Name = Field(

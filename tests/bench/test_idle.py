@@ -91,11 +91,19 @@ def test_an_idle_daemon_with_s3_and_mqtt(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [["-c", "import syncd"], ["-m", "syncd", "--help"], ["-m", "syncd", "--version"]])
 def test_a_start_costs_little_processor_time(what: list[str]) -> None:
-    costs = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *what], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    print(json.dumps({"command": what, "cpu_seconds": [round(cost, 3) for cost in costs]}))
-    assert min(costs) < 0.4
+    """The goal is 0.4 s; beside a yardstick from the same minute, since a shared processor's second is worth half at times."""
+    starts, yardsticks = [], []
+    for _ in range(5):
+        yardsticks.append(_cpu_of(["-c", "import asyncio"]))
+        starts.append(_cpu_of(what))
+    ratio = min(starts) / min(yardsticks)
+    print(json.dumps({"command": what, "cpu_seconds": round(min(starts), 3), "imports_of_asyncio": round(ratio, 2)}))
+    assert ratio < 6
+
+
+def _cpu_of(arguments: list[str]) -> float:
+    """Seconds of processor time of one Python process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
