@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import triage
 from syncd.errors import Corrupt, NotFound, Superseded, Torn
+from syncd.local.cache import drop_pages
 from syncd.local.completion import State
 from syncd.local.lock import identity
 from syncd.local.pins import Pin
@@ -48,7 +49,8 @@ class Begun:
 class Keeper:
     """Everything that happens between one root and one task. Called by one task at a time.
 
-    `keep`: commits of the line kept in the store; `backlog`: checkpoints that may wait beside the one under way.
+    `keep`: commits of the line kept in the store; `backlog`: checkpoints that may wait beside the one under way;
+    `seal`: the algorithm of their files' seals.
     `on_claim` is called when a new attempt is ours, before anything is told of it.
     """
 
@@ -64,6 +66,7 @@ class Keeper:
     backlog: int = 1
     group: str | None = None
     single_writer: bool = False
+    seal: str | None = None
     on_claim: Callable[[], None] = lambda: None
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -73,6 +76,7 @@ class Keeper:
     pushing: Pin | None = field(default=None, init=False)
     commits: list[Committed] = field(default_factory=list, init=False)
     _families: set[str] = field(default_factory=set, init=False)
+    _warm: str | None = field(default=None, init=False)
 
     # ---- begin
 
@@ -234,7 +238,7 @@ class Keeper:
         assert self.owner
         numbers = [found.manifest.number for found in self.commits]
         number = max([*numbers, *(pin.commit_number or 0 for pin in self.root.waiting)], default=0)
-        self.pusher = Pusher(self.store, self.owner, self.gate, number=number, used=used, begun=begun)
+        self.pusher = Pusher(self.store, self.owner, self.gate, number=number, used=used, begun=begun, seal=self.seal)
 
     async def _fetch(self, found: Committed) -> None:
         began, manifest = self.monotonic(), found.manifest
@@ -303,6 +307,9 @@ class Keeper:
         self.commits.append(found)
         await self._note_family(pin.name)
         await self.root.let_go(pin)
+        if self._warm not in (None, pin.name):
+            await asyncio.to_thread(drop_pages, self.root.path / str(self._warm))
+        self._warm = pin.name
         manifest = found.manifest
         self.say(
             "checkpoint_committed",

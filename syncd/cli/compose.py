@@ -14,6 +14,7 @@ from syncd.hooks.emit import attached, emit
 from syncd.hooks.loading import Plugins, open_store
 from syncd.keeper import Keeper
 from syncd.local.completion import CORE_RULES, Rule
+from syncd.local.digest import FAST, new_seal
 from syncd.local.root import Root
 from syncd.local.tree import OWN
 from syncd.model.event import Say
@@ -91,7 +92,16 @@ def new_keeper(parts: Parts, say: Say) -> Keeper:
         backlog=settings.backlog,
         group=settings.group,
         single_writer=settings.single_writer,
+        seal=_seal(settings.digest),
     )
+
+
+def _seal(digest: str) -> str | None:
+    """The seals' algorithm, None where the fast sums are enough. Raises `ConfigError` for a package that is not here."""
+    if digest == FAST:
+        return None
+    new_seal(digest)
+    return digest
 
 
 def new_daemon(parts: Parts, command: Sequence[str] | None, env: Mapping[str, str]) -> Daemon:

@@ -98,6 +98,10 @@ class Settings(BaseSettings):
         description="bytes per second of all uploads, such as 10MB or 20Mbit; 0: no limit; auto: spread over half of the"
         " time between saves",
     )
+    digest: Annotated[Literal["crc64nvme", "sha256", "blake3"], Lower] = Field(
+        default="crc64nvme",
+        description="sums of checkpoints' files; sha256 or blake3 beside them to see tampering too, which reads files twice",
+    )
     scan_interval: Period = Field(
         default=10.0, description="seconds between scans of the root; file events only hurry one"
     )

@@ -37,13 +37,17 @@ class FileSum(Struct, frozen=True):
     ranges: tuple[Digest, ...] = ()
 
 
-class FileEntry(Struct, frozen=True):
-    """One file of a checkpoint: path relative to it, size in bytes, permission bits, sums."""
+class FileEntry(Struct, frozen=True, omit_defaults=True):
+    """One file of a checkpoint: path relative to it, size in bytes, permission bits, sums.
+
+    `seal`: a cryptographic digest of the whole beside, where one is wanted: the sums find accidents, not tampering.
+    """
 
     path: str
     size: Size
     mode: Annotated[int, Meta(ge=0, le=0o777)]
     sum: FileSum
+    seal: Digest | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True):

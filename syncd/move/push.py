@@ -6,7 +6,7 @@ from functools import partial
 
 from syncd.decide.push import Check, Commit, Upload, free_name, plan_push
 from syncd.errors import Corrupt, NotFound, Torn
-from syncd.local.digest import sum_file
+from syncd.local.digest import seal_file, sum_file
 from syncd.local.pins import Pin
 from syncd.local.threads import all_of, descriptor, to_its_end
 from syncd.local.tree import Identity
@@ -24,9 +24,20 @@ Assign = Callable[[Pin, str, int], Pin]
 class Pusher:
     """Commits one checkpoint after another for one attempt. Used by one task at a time: numbers grow."""
 
-    def __init__(self, store: Store, owner: Owner, gate: Gate, *, number: int, used: set[str], begun: set[str]) -> None:
-        """`number`: the highest given so far; `used`: commit names taken; `begun`: directories with other objects."""
-        self.store, self.owner, self.gate = store, owner, gate
+    def __init__(
+        self,
+        store: Store,
+        owner: Owner,
+        gate: Gate,
+        *,
+        number: int,
+        used: set[str],
+        begun: set[str],
+        seal: str | None = None,
+    ) -> None:
+        """`number`: the highest given so far; `used`: commit names taken; `begun`: directories with other objects;
+        `seal`: the algorithm of the files' seals, None for none."""
+        self.store, self.owner, self.gate, self.seal = store, owner, gate, seal
         self.number, self.used, self.begun = number, used, begun
 
     async def push(self, pin: Pin, assign: Assign, *, kept: bool = False) -> Committed:
@@ -66,12 +77,12 @@ class Pusher:
             time=pin.written / 1e9, files=entries, kept=kept,
         )  # fmt: skip
 
-    @staticmethod
-    def _sum(pin: Pin, path: str) -> FileEntry:
+    def _sum(self, pin: Pin, path: str) -> FileEntry:
         fd = pin.open(path)
         try:
             size = pin.files[path].size
-            return FileEntry(path, size, pin.files[path].mode & 0o777, sum_file(fd, size))
+            seal = seal_file(fd, size, self.seal) if self.seal else None
+            return FileEntry(path, size, pin.files[path].mode & 0o777, sum_file(fd, size), seal)
         finally:
             os.close(fd)
 

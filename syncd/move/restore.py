@@ -3,11 +3,14 @@
 import asyncio
 import hashlib
 import os
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from syncd.errors import ConfigError, Corrupt, NotFound, Torn
-from syncd.local.digest import crc_of, matches, range_matches, sum_file, whole_of
+from syncd.local.digest import crc_of, matches, new_seal, range_matches, sealed, sum_file, whole_of
 from syncd.local.place import Place
 from syncd.local.threads import all_of, descriptor, to_its_end
 from syncd.local.tree import files_below, open_beneath, opened
@@ -19,6 +22,8 @@ from syncd.store import Gate, Store
 
 FILES_AT_ONCE, RANGES_AT_ONCE = 16, 4
 """Files that are fetched at once, and ranges of one file."""
+NEIGHBOURS = 8
+"""Other checkpoints on the disk that are looked through for files that need not be fetched."""
 TRIES = 3
 """Times that a range may come wrong before the stored one is called damaged."""
 
@@ -36,7 +41,8 @@ async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: 
         return target
     try:
         staged = await asyncio.to_thread(place.staging_for, _mark(manifest))
-        await download(store, keys, manifest, staged, gate)
+        held = await asyncio.to_thread(_neighbours, place.root)
+        await download(store, keys, manifest, staged, gate, held)
         whole = staged / manifest.files[0].path if manifest.kind == "file" else staged
         return await asyncio.to_thread(place.put_in_place, whole, manifest.name)
     except OSError as error:
@@ -51,17 +57,31 @@ def _mark(manifest: Manifest) -> str:
     return hashlib.sha256(canonical.encode(manifest)).hexdigest()[:32]
 
 
-async def download(store: Store, keys: Keys, manifest: Manifest, to: Path, gate: Gate) -> None:
+def _neighbours(root: Path) -> list[Path]:
+    """The other checkpoints on this disk, newest first, whose files may be those that are wanted."""
+    found = [
+        child
+        for child in root.iterdir()
+        if not child.name.startswith(".") and child.is_dir() and not child.is_symlink()
+    ]
+    return sorted(found, key=lambda path: path.lstat().st_mtime, reverse=True)
+
+
+async def download(
+    store: Store, keys: Keys, manifest: Manifest, to: Path, gate: Gate, held: Sequence[Path] = ()
+) -> None:
     """All files of a checkpoint into the directory `to`, each verified. Raises `NotFound`, `Corrupt`.
 
     `to` is empty, or what an interrupted download of this manifest left: ranges that are right are not fetched again.
+    `held`: directories that may hold the same files under the same paths: what is right there is copied instead (by
+    reference where the file system can; never linked, since writers truncate in place).
     """
     prefix = keys.files(manifest.attempt, manifest.commit)
-    files = (partial(_file, store, prefix + entry.path, entry, to, gate) for entry in manifest.files)
+    files = (partial(_file, store, prefix + entry.path, entry, to, gate, held) for entry in manifest.files)
     await all_of(files, FILES_AT_ONCE)
 
 
-async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) -> None:
+async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate, held: Sequence[Path]) -> None:
     pieces = ranges(entry.size)
     digests = entry.sum.ranges or (entry.sum.digest,)
     if len(digests) != len(pieces):
@@ -76,21 +96,34 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate) 
     async with descriptor(_open, to, entry) as fd:
         if entry.size:
             wanted = zip(pieces, digests, strict=True)
-            works = (partial(_range, store, key, fd, *place, digest, gate, begun=begun) for place, digest in wanted)
-            await all_of(works, RANGES_AT_ONCE)
+            async with _twin(() if begun else held, entry, digests[0]) as twin:
+                one = partial(_range, store, key, fd, gate, begun, twin)
+                await all_of((partial(one, *at, digest) for at, digest in wanted), RANGES_AT_ONCE)
         elif await store.get(key) != b"":
             raise Corrupt(f"{key}: not empty, as the manifest says")
+        if not await _sealed(key, fd, entry):
+            raise Corrupt(f"{key}: its sums are right and its seal is not: somebody changed it on purpose")
         os.fchmod(fd, entry.mode)  # last: a file that may not be written could not be gone on with
 
 
+async def _sealed(key: str, fd: int, entry: FileEntry) -> bool:
+    try:
+        return await to_its_end(sealed, fd, entry.size, entry.seal)
+    except ValueError as error:
+        raise Corrupt(f"{key}: {error}; update syncd") from None
+
+
 async def _range(
-    store: Store, key: str, fd: int, offset: int, length: int, digest: str, gate: Gate, *, begun: bool
+    store: Store, key: str, fd: int, gate: Gate, begun: bool, twin: int | None, offset: int, length: int, digest: str
 ) -> None:
     """One range, verified in the file. Asked for again where it is wrong: it may have been damaged on the way.
 
-    `begun`: an earlier process may have fetched it. Raises `NotFound`, and `Corrupt` for what comes wrong each time.
+    `begun`: an earlier process may have fetched it; `twin`: a local file that may hold it. Raises `NotFound`, and
+    `Corrupt` for what comes wrong each time.
     """
-    if begun and await to_its_end(range_matches, fd, offset, length, digest):
+    if twin is not None:
+        await to_its_end(_copy, twin, fd, offset, length)
+    if (begun or twin is not None) and await to_its_end(range_matches, fd, offset, length, digest):
         return
     for _ in range(TRIES):
         async with gate(length):
@@ -98,6 +131,47 @@ async def _range(
             if came == length and await to_its_end(range_matches, fd, offset, length, digest):
                 return
     raise Corrupt(f"{key}: bytes {offset} to {offset + length} are not those that were committed ({came} came)")
+
+
+@asynccontextmanager
+async def _twin(held: Sequence[Path], entry: FileEntry, digest: str) -> AsyncIterator[int | None]:
+    """A local file of the same path and size whose first range is right: the others of its ranges may be too."""
+    async with AsyncExitStack() as stack:
+        yield await _first_twin(stack, held, entry, digest)
+
+
+async def _first_twin(stack: AsyncExitStack, held: Sequence[Path], entry: FileEntry, digest: str) -> int | None:
+    for directory in held[:NEIGHBOURS]:
+        with suppress(FileNotFoundError):
+            fd = await stack.enter_async_context(descriptor(_open_twin, directory, entry))
+            if await to_its_end(range_matches, fd, 0, ranges(entry.size)[0][1], digest):
+                return fd
+    return None
+
+
+def _open_twin(directory: Path, entry: FileEntry) -> int:
+    """Raises FileNotFoundError when there is no such file."""
+    try:
+        with opened(directory) as base:
+            fd = open_beneath(base, check_path(entry.path, "restore"))
+    except OSError as error:
+        raise FileNotFoundError(str(error)) from None
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_size == entry.size:
+        return fd
+    os.close(fd)
+    raise FileNotFoundError(entry.path)
+
+
+def _copy(twin: int, fd: int, offset: int, length: int) -> None:
+    """A range of a local file, as far as it can be had: what is wrong is fetched."""
+    done = 0
+    with suppress(OSError):
+        while done < length:
+            moved = os.copy_file_range(twin, fd, length - done, offset + done, offset + done)
+            if not moved:
+                return
+            done += moved
 
 
 def _begun(to: Path, entry: FileEntry) -> bool:
@@ -138,7 +212,7 @@ def holds(target: Path, manifest: Manifest) -> bool:
                 fd = open_beneath(base, entry.path)
                 try:
                     crc_of(entry.sum.digest)
-                    if sum_file(fd, entry.size).digest != entry.sum.digest:
+                    if sum_file(fd, entry.size).digest != entry.sum.digest or not sealed(fd, entry.size, entry.seal):
                         return False
                 finally:
                     os.close(fd)
@@ -167,11 +241,16 @@ async def sound(store: Store, keys: Keys, found: Committed, *, deep: bool, gate:
 async def _deep(store: Store, key: str, entry: FileEntry, gate: Gate) -> list[str]:
     digests = entry.sum.ranges or (entry.sum.digest,)
     try:
+        seal = new_seal(entry.seal.partition(":")[0]) if entry.seal else None
         for (offset, length), digest in zip(ranges(entry.size), digests, strict=True):
             async with gate(length):
                 data = await store.get(key, offset, length)
                 if len(data) != length or not await asyncio.to_thread(matches, data, digest):
                     return [f"{key}: bytes {offset} to {offset + length} are damaged"]
+                if seal:
+                    await asyncio.to_thread(seal.update, data)
+        if seal and entry.seal and seal.hexdigest() != entry.seal.partition(":")[2]:
+            return [f"{key}: its sums are right and its seal is not: somebody changed it on purpose"]
     except NotFound:
         return [f"{key} is missing"]
     except ValueError as error:

@@ -22,9 +22,11 @@ def content(step: int, name: str, lineage: str = "") -> bytes:
 class Node:
     """One machine: `root` is its disk. `boot()` is a start of the daemon, as often as one likes."""
 
-    def __init__(self, store: Store, root: Path, *, task: str = "task", keep: int = 2, backlog: int = 1) -> None:
+    def __init__(
+        self, store: Store, root: Path, *, task: str = "task", keep: int = 2, backlog: int = 1, seal: str | None = None
+    ) -> None:
         self.store, self.root, self.task = store, root, task
-        self.keep, self.backlog = keep, backlog
+        self.keep, self.backlog, self.seal = keep, backlog, seal
         self.events: list[tuple[str, dict[str, object]]] = []
         self.keeper = self.new_keeper()
 
@@ -43,6 +45,7 @@ class Node:
             say=say,
             keep=self.keep,
             backlog=self.backlog,
+            seal=self.seal,
         )
 
     async def boot(self) -> Begun:

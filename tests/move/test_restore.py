@@ -1,11 +1,15 @@
 """A checkpoint comes back range by range: what is wrong is asked for again alone, what is right never twice."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
+from msgspec import structs
 
 from syncd.errors import Corrupt
+from syncd.local.digest import sum_bytes
 from syncd.local.place import Place
 from syncd.model.checkpoint import RANGE, Committed
 from syncd.model.keys import Keys
@@ -136,3 +140,116 @@ async def test_a_file_that_may_not_be_written_keeps_its_mode(ram_path: Path, pla
     assert isinstance(node.store, MemoryStore)
     restored = await fetch(Way(node.store.objects), place)
     assert (restored / "model.bin").stat().st_mode & 0o777 == 0o444
+
+
+# ---- what the disk has already
+
+
+def neighbour(way: Way, place: Place, name: str = "checkpoint-0") -> Path:
+    """Another checkpoint on this disk with the same large file, written over here and there by the test."""
+    path = place.root / name
+    path.mkdir()
+    (path / "large.bin").write_bytes(way.objects[f"task/attempt-0001/{NAME}/large.bin"])
+    return path / "large.bin"
+
+
+async def test_what_another_checkpoint_on_the_disk_holds_is_copied_and_not_fetched(way: Way, place: Place) -> None:
+    there = neighbour(way, place)
+    restored = await fetch(way, place)
+    assert whole(way, restored)
+    assert way.asked == []
+    assert there.stat().st_nlink == 1, "writers truncate in place: a link would take the restored file with it"
+    assert there.stat().st_ino != (restored / "large.bin").stat().st_ino
+
+
+async def test_I5_a_local_copy_that_is_right_in_part_saves_that_part(way: Way, place: Place) -> None:
+    with neighbour(way, place).open("r+b") as file:
+        file.seek(2 * RANGE + 5)
+        file.write(b"other")
+    assert whole(way, await fetch(way, place))
+    assert way.asked == [2 * RANGE]
+
+
+@pytest.mark.parametrize("what", ["its beginning differs", "its size differs", "a link", "a directory", "unreadable"])
+async def test_a_local_file_that_is_another_is_left_alone(way: Way, place: Place, what: str) -> None:
+    there = neighbour(way, place)
+    if what == "its beginning differs":
+        with there.open("r+b") as file:
+            file.write(b"other")
+    elif what == "its size differs":
+        os.truncate(there, SIZE - 1)
+    elif what == "a link":
+        (place.root / "elsewhere").write_bytes(there.read_bytes())
+        there.unlink()
+        there.symlink_to(place.root / "elsewhere")
+    else:
+        there.unlink()
+        there.mkdir() if what == "a directory" else os.mkfifo(there)
+    assert whole(way, await fetch(way, place))
+    assert sorted(way.asked) == [0, RANGE, 2 * RANGE, 3 * RANGE]
+
+
+# ---- seals
+
+
+async def sealed(ram_path: Path, algorithm: str) -> Way:
+    """A store with one commit whose files have seals."""
+    node = Node(MemoryStore(), ram_path / "sealing", seal=algorithm)
+    await node.boot()
+    path = node.save(1, marker=False)
+    (path / "large.bin").write_bytes(os.urandom(RANGE + 1000))
+    (path / "empty.bin").write_bytes(b"")
+    (path / "_SUCCESS").write_text("")
+    await node.push_all()
+    assert isinstance(node.store, MemoryStore)
+    return Way(node.store.objects)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "blake3"])
+async def test_seals_are_what_the_usual_tools_say_and_a_sealed_checkpoint_comes_back(
+    ram_path: Path, place: Place, algorithm: str
+) -> None:
+    way = await sealed(ram_path, algorithm)
+    found = await committed(way)
+    content = way.objects[f"task/attempt-0001/{NAME}/large.bin"]
+    seals = {entry.path: entry.seal for entry in found.manifest.files}
+    known = hashlib.sha256 if algorithm == "sha256" else blake3
+    assert seals["large.bin"] == f"{algorithm}:{known(content).hexdigest()}"
+    assert seals["empty.bin"] == f"{algorithm}:{known(b'').hexdigest()}"
+    assert whole(way, await fetch(way, place))
+    assert await restore.sound(way, Keys("task"), found, deep=True, gate=open_gate) == []
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "blake3"])
+async def test_I5_content_that_was_forged_with_its_sums_is_refused_by_its_seal(
+    ram_path: Path, place: Place, algorithm: str
+) -> None:
+    way = await sealed(ram_path, algorithm)
+    found = await committed(way)
+    forged = os.urandom(RANGE + 1000)
+    way.objects[f"task/attempt-0001/{NAME}/large.bin"] = forged
+    # Whoever can forge sums, but not the manifest: a CRC of one's choice is a matter of eight bytes.
+    files = [
+        structs.replace(entry, sum=sum_bytes(forged)) if entry.path == "large.bin" else entry
+        for entry in found.manifest.files
+    ]
+    manifest = structs.replace(found.manifest, files=tuple(files))
+    told = Committed(manifest, found.digest)
+    with pytest.raises(Corrupt, match="seal"):
+        await restore.fetch(way, Keys("task"), told, place, open_gate)
+    assert not (place.root / NAME).exists()
+    (wrong,) = await restore.sound(way, Keys("task"), told, deep=True, gate=open_gate)
+    assert "seal" in wrong
+
+
+async def test_a_seal_that_this_version_does_not_know_asks_for_another(ram_path: Path, place: Place) -> None:
+    way = await sealed(ram_path, "sha256")
+    found = await committed(way)
+    files = tuple(structs.replace(entry, seal="md9:0123456789abcdef") for entry in found.manifest.files)
+    told = Committed(structs.replace(found.manifest, files=files), found.digest)
+    with pytest.raises(Corrupt, match="update syncd"):
+        await restore.fetch(way, Keys("task"), told, place, open_gate)
+
+
+async def test_without_a_seal_the_manifest_names_none(way: Way) -> None:
+    assert b"seal" not in way.objects[f"task/attempt-0001/manifests/{NAME}.json"]
