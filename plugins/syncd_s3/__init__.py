@@ -35,6 +35,10 @@ class S3Settings(BaseModel):
     s3_profile: Annotated[Literal["auto", "aws", "minio", "r2", "gcs", "ceph", "b2", "generic"], _LOWER] = Field(
         default="auto", description="kind of server, for what it does differently; auto: by the endpoint's host"
     )
+    s3_path: Annotated[Literal["auto", "fast", "signed", "sdk"], _LOWER] = Field(
+        default="auto",
+        description="how large bodies travel; auto: fast, behind a proxy signed, sdk where that is refused",
+    )
     s3_sse: Literal["AES256", "aws:kms"] | None = Field(
         default=None, description="encryption by the server of what is stored; default: the bucket's own"
     )

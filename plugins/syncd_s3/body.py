@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from syncd.errors import Torn
-from syncd.store import Source
+from syncd.store import read_exactly
 
 SPAN = 2 << 20
 """Bytes that one sendfile is asked for: the grain in which progress is seen."""
@@ -23,17 +23,17 @@ _UNREADABLE = {errno.EIO, errno.ESTALE, errno.EBADF}
 
 
 class RangeBody(Payload):
-    """`length` bytes of a source from `offset` on; calls `progress` as they leave. Holds no more than a window.
+    """`length` bytes of an open file from `offset` on; calls `progress` as they leave. Holds no more than a window.
 
     An aiohttp payload, so that aiohttp lets it write to the socket itself; for botocore it has what a file has: it asks
     for `read` when it validates, `len` for Content-Length, `seek` before it sends again. `torn` tells afterwards that
     the file had become shorter or could not be read: aiohttp reports any error of a body as one of the connection.
     """
 
-    def __init__(self, source: Source, offset: int, length: int, progress: Callable[[], None]) -> None:
-        super().__init__(source, content_type="application/octet-stream")
+    def __init__(self, fd: int, offset: int, length: int, progress: Callable[[], None]) -> None:
+        super().__init__(fd, content_type="application/octet-stream")
         self.torn: Torn | None = None
-        self._source, self._offset, self._length, self._position = source, offset, length, 0
+        self._fd, self._offset, self._length, self._position = fd, offset, length, 0
         self._progress = progress
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class RangeBody(Payload):
     def read(self, amount: int = -1) -> bytes:
         """Only for a signer that wants the payload's hash."""
         left = self._length - self._position
-        data = self._source.read(self._offset + self._position, left if amount < 0 else min(amount, left))
+        data = read_exactly(self._fd, self._offset + self._position, left if amount < 0 else min(amount, left))
         self._position += len(data)
         return data
 
@@ -72,7 +72,7 @@ class RangeBody(Payload):
                 await self._by_windows(writer, 0)
             else:
                 # What is cold is read ahead meanwhile: sendfile waits for the disk in the event loop's thread.
-                ahead = self._source.fd, self._offset, self._length, os.POSIX_FADV_WILLNEED
+                ahead = self._fd, self._offset, self._length, os.POSIX_FADV_WILLNEED
                 await asyncio.to_thread(os.posix_fadvise, *ahead)
                 writer.send_headers()
                 await self._by_kernel(writer, transport)
@@ -80,6 +80,8 @@ class RangeBody(Payload):
         except Torn as error:
             self.torn = error
             raise
+        except ConnectionError:
+            whole = True  # a server that refuses answers before it closes: whoever reads its answer tells what happened
         except OSError as error:
             if error.errno in _UNREADABLE:
                 self.torn = Torn(f"the file cannot be read: {error.strerror}")
@@ -90,7 +92,7 @@ class RangeBody(Payload):
 
     async def _by_kernel(self, writer: AbstractStreamWriter, transport: asyncio.WriteTransport) -> None:
         loop, sent = asyncio.get_running_loop(), 0
-        file = cast(BinaryIO, _Descriptor(self._source.fd))
+        file = cast(BinaryIO, _Descriptor(self._fd))
         while sent < self._length:
             span = min(SPAN, self._length - sent)
             try:
@@ -109,7 +111,7 @@ class RangeBody(Payload):
     async def _by_windows(self, writer: AbstractStreamWriter, sent: int) -> None:
         while sent < self._length:
             window = min(WINDOW, self._length - sent)
-            await writer.write(await asyncio.to_thread(self._source.read, self._offset + sent, window))
+            await writer.write(await asyncio.to_thread(read_exactly, self._fd, self._offset + sent, window))
             sent += window
             self._progress()
 

@@ -8,13 +8,14 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
 
 from syncd.errors import ConfigError, StoreError, Transient
@@ -23,6 +24,7 @@ from syncd_s3.credentials import Credentials, new_session
 from syncd_s3.errors import OUTDATED, Place, code_of, translate
 from syncd_s3.options import Options
 from syncd_s3.profiles import choose
+from syncd_s3.unredirected import UnredirectedSession
 
 # awscrt is installed for its checksums; botocore, which looks once when it is imported, takes it for a wish to sign by
 # CRT, which is slow and refuses our bodies. Set here, whoever imported botocore first.
@@ -49,6 +51,8 @@ class Settings(options.Settings, Protocol):
     def s3_region(self) -> str | None: ...
     @property
     def s3_profile(self) -> str: ...
+    @property
+    def s3_path(self) -> Literal["auto", "fast", "signed", "sdk"]: ...
     @property
     def s3_addressing(self) -> str: ...
     @property
@@ -111,6 +115,12 @@ class Client:
     def api(self) -> Any:
         """botocore's own client, for what signs and parses beside it."""
         return self._api
+
+    def trust(self) -> ssl.SSLContext | None:
+        """The certificates that the SDK trusts, for what speaks TLS beside it; None on plain HTTP."""
+        if urlsplit(self._api.meta.endpoint_url).scheme != "https":
+            return None
+        return ssl.create_default_context(cafile=get_cert_path(self.ca_bundle or True))
 
     @property
     def events(self) -> Any:
@@ -185,6 +195,9 @@ class Client:
                 yield
             except FAILURES as error:
                 raise await self._translate(error, what) from None
+            except ValueError as error:
+                # botocore's parser, for a date or number that is none: damaged on the way, since no server means it.
+                raise Transient(f"{self.place}: {what}: the answer cannot be read ({error})") from None
 
     async def _translate(self, error: Exception, what: str) -> StoreError:
         if code_of(error) in OUTDATED:
@@ -209,6 +222,7 @@ def _config(settings: Settings) -> Any:
         # Every body carries its CRC; a SHA-256 of it (a third of the CPU of an upload) would prove nothing new.
         s3={"payload_signing_enabled": False, "addressing_style": settings.s3_addressing},
         user_agent_extra="syncd",
+        http_session_cls=UnredirectedSession,
     )
 
 

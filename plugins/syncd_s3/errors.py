@@ -53,6 +53,7 @@ _GONE = _codes("NoSuchUpload InvalidPart InvalidPartOrder EntityTooSmall")
 _REGION = _codes(
     "PermanentRedirect TemporaryRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301 307"
 )
+NOT_S3 = "the answer is not S3's; point the endpoint at the S3 port, not at a console or proxy"
 _KEYS = "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the AWS profile"
 _DENIED = {
     "NoSuchBucket": "no bucket has this name; create it or correct the URL of the store",
@@ -96,7 +97,7 @@ def translate(error: Exception, place: Place, key: str, what: str) -> StoreError
     if isinstance(error, (boto.CredentialRetrievalError, boto.UnauthorizedSSOTokenError, boto.SSOTokenLoadError)):
         return Denied(f"{place}: the credentials cannot be had: {_short(error)}; mend their source")
     if isinstance(error, ResponseParserError):
-        return Denied(f"{place}: the answer is not S3's; point the endpoint at the S3 port, not at a console or proxy")
+        return Denied(f"{place}: {NOT_S3}")
     return _no_answer(error, place)
 
 
@@ -132,6 +133,8 @@ def _answer(error: Any, place: Place, key: str, what: str) -> StoreError:
 
 def _no_answer(error: Exception, place: Place) -> StoreError:
     for cause in _causes(error):
+        if isinstance(cause, ResponseParserError):
+            return Denied(f"{place}: {NOT_S3}")
         if isinstance(cause, socket.gaierror):
             if cause.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
                 return Denied(f"{place}: this host's name is not known; correct the endpoint, region or addressing")

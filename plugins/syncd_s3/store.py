@@ -11,7 +11,7 @@ from syncd.local.digest import sum_bytes
 from syncd.store import Entry, Gate, Source, fetch_by_get
 from syncd_s3.client import Client, Settings
 from syncd_s3.errors import EmptyRange
-from syncd_s3.fast import FastPath
+from syncd_s3.paths import Paths
 from syncd_s3.upload import Upload, checksum
 from syncd_s3.wire import Span, Unwritable
 
@@ -24,13 +24,13 @@ MAX_KEY = 1024
 class S3Store:
     """Objects in a bucket. Every put carries a checksum that the server compares with what it received."""
 
-    def __init__(self, client: Client, prefix: str, fast: FastPath | None = None) -> None:
-        self.client, self.prefix, self.fast = client, prefix, fast
+    def __init__(self, client: Client, prefix: str, paths: Paths) -> None:
+        self.client, self.prefix, self.paths = client, prefix, paths
 
     @property
     def way(self) -> str:
-        """How large bodies travel: `fast` (past the SDK, within the kernel on plain HTTP) or `sdk`."""
-        return "fast" if self.fast else "sdk"
+        """How large bodies travel: `fast`, `signed` or `sdk`."""
+        return self.paths.name
 
     @classmethod
     async def open(cls, url: str, settings: Settings) -> "S3Store":
@@ -41,7 +41,7 @@ class S3Store:
         """
         bucket, prefix = _parse(url)
         client = await Client.connect(bucket, settings)
-        store = cls(client, prefix, FastPath.beside(client))
+        store = cls(client, prefix, Paths.of(client, settings.s3_path))
         try:
             await store.client.call("list_objects_v2", prefix, Prefix=prefix, MaxKeys=1)
         except BaseException:
@@ -60,7 +60,7 @@ class S3Store:
 
     async def upload(self, key: str, source: Source, gate: Gate) -> None:
         """A multipart upload whose parts are the file's ranges, or one PutObject for a file of one range."""
-        await Upload(self.client, self.fast, self._key(key), source, gate).run()
+        await Upload(self.client, self.paths, self._key(key), source, gate).run()
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         where = self._key(key)
@@ -78,12 +78,12 @@ class S3Store:
         return data
 
     async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
-        if self.fast is None or not length:
+        if not length:
             return await fetch_by_get(self, key, offset, length, fd)
         where = self._key(key)
         about = {"Key": where, "Range": f"bytes={offset}-{offset + length - 1}"}
         try:
-            answer, moved = await self.fast.fetch(where, Span(fd, offset, length), **about)
+            answer, moved = await self.paths.fetch(where, Span(fd, offset, length), about)
         except EmptyRange:
             return 0
         except Unwritable as disk:
@@ -109,8 +109,7 @@ class S3Store:
             return  # some servers say so; for us it is no error
 
     async def aclose(self) -> None:
-        if self.fast:
-            await self.fast.aclose()
+        await self.paths.aclose()
         await self.client.aclose()
 
     def _ranged(self, answer: dict[str, Any], offset: int) -> None:

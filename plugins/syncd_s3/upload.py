@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from syncd.errors import Denied, NotFound, StoreError, Torn, Transient
+from syncd.errors import Denied, NotFound, Torn, Transient
 from syncd.local.digest import WINDOW, add_crc, crc_of, crc_range, matches
 from syncd.local.threads import to_its_end
 from syncd.model.checkpoint import ranges
 from syncd.store import Gate, Source
-from syncd_s3.body import RangeBody
-from syncd_s3.client import Client, Progress
+from syncd_s3.client import Client
 from syncd_s3.errors import Damaged, UploadGone
-from syncd_s3.fast import FastPath
+from syncd_s3.paths import Paths
 from syncd_s3.wire import Span
 
 AT_ONCE = 4
@@ -44,8 +43,8 @@ class Part:
 class Upload:
     """One call of `upload` for one key. Its only memory between calls is the server's."""
 
-    def __init__(self, client: Client, fast: FastPath | None, key: str, source: Source, gate: Gate) -> None:
-        self.fast = fast
+    def __init__(self, client: Client, paths: Paths, key: str, source: Source, gate: Gate) -> None:
+        self.paths = paths
         self.client, self.key, self.source, self.gate = client, key, source, gate
         digests = source.sum.ranges or (source.sum.digest,)
         self.parts = [
@@ -172,11 +171,8 @@ class Upload:
     async def _send(self, operation: str, part: Part, *, urgent: bool, **params: Any) -> dict[str, Any]:
         about = {"Key": self.key, **await self._sums(part), **params}
         try:
-            if self.fast:
-                span = Span(self.source.fd, part.offset, part.length)
-                answer = await self.fast.send(operation, self.key, span, urgent=urgent, **about)
-            else:
-                answer = await self._by_sdk(operation, part, about)
+            span = Span(self.source.fd, part.offset, part.length)
+            answer = await self.paths.send(operation, self.key, span, urgent, about)
         except Damaged:
             await self._tell_torn(part)
             raise
@@ -200,22 +196,6 @@ class Upload:
         if crc != crc_of(part.digest):
             raise self._torn(part)
         return md5.digest()
-
-    async def _by_sdk(self, operation: str, part: Part, about: dict[str, Any]) -> dict[str, Any]:
-        bodies: list[RangeBody] = []
-
-        def body(progress: Progress) -> RangeBody | bytes:
-            if not part.length:
-                return b""
-            bodies.append(RangeBody(self.source, part.offset, part.length, progress))
-            return bodies[0]
-
-        try:
-            return await self.client.send(operation, self.key, body, ContentLength=part.length, **about)
-        except StoreError:
-            if bodies and bodies[0].torn:
-                raise bodies[0].torn from None
-            raise
 
     async def _tell_torn(self, part: Part) -> None:
         """Raises `Torn` when it is the file and not the way that differs from the sum."""

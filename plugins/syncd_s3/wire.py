@@ -307,7 +307,7 @@ class _Connection:
             raise ConnectionError(errno.EPROTO, f"{length} bytes were promised of {span.length}")
         if self._tls is None and length:
             # What came along with the headers is in the reader's buffer; after that the socket is ours.
-            moved = _write(span.fd, memoryview(answer.read1(WINDOW)), span.offset)
+            moved = write(span.fd, memoryview(answer.read1(WINDOW)), span.offset)
             if moved < length:
                 self._plain.setblocking(True)
                 try:
@@ -324,7 +324,7 @@ class _Connection:
         while got := answer.readinto(window):
             if moved + got > span.length:
                 raise ConnectionError(errno.EPROTO, f"more than {span.length} bytes came")
-            moved += _write(span.fd, window[:got], span.offset + moved)
+            moved += write(span.fd, window[:got], span.offset + moved)
         if promised is not None and moved < promised:
             raise ConnectionResetError(errno.ECONNRESET, f"{moved} bytes came of {promised}")
         return moved
@@ -346,7 +346,7 @@ class _Connection:
                     except OSError as error:
                         if error.errno not in _NO_KERNEL:
                             raise Unwritable(error) from None
-                        done = _write(span.fd, memoryview(os.read(out, held)), span.offset + moved)
+                        done = write(span.fd, memoryview(os.read(out, held)), span.offset + moved)
                     held -= done
                     moved += done
         finally:
@@ -368,7 +368,8 @@ def _read(fd: int, window: memoryview, offset: int) -> int:
         raise Torn(f"the file cannot be read: {error.strerror}") from None
 
 
-def _write(fd: int, data: memoryview, offset: int) -> int:
+def write(fd: int, data: memoryview, offset: int) -> int:
+    """All of `data` into a file at `offset`; its length. Raises `Unwritable`. Blocks."""
     total = len(data)
     while data:
         try:

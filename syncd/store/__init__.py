@@ -35,15 +35,7 @@ class Source:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes; raises `Torn` when the file has become shorter. Blocks: call it in a thread."""
-        pieces = []
-        while length:
-            piece = os.pread(self.fd, length, offset)
-            if not piece:
-                raise Torn(f"the file ended at byte {offset}, expected {length} more")
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return read_exactly(self.fd, offset, length)
 
 
 Gate = Callable[[int], AbstractAsyncContextManager[bool | None]]
@@ -88,6 +80,19 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Free connections and threads."""
+
+
+def read_exactly(fd: int, offset: int, length: int) -> bytes:
+    """`length` bytes of an open file; raises `Torn` when it has become shorter. Blocks."""
+    pieces = []
+    while length:
+        piece = os.pread(fd, length, offset)
+        if not piece:
+            raise Torn(f"the file ended at byte {offset}, expected {length} more")
+        pieces.append(piece)
+        offset += len(piece)
+        length -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def fetch_by_get(store: Store, key: str, offset: int, length: int, fd: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from syncd_s3 import S3Settings
 from syncd_s3.client import Client
+from syncd_s3.paths import Paths
 from syncd_s3.store import S3Store
 
 from syncd.errors import ConfigError, Denied, Exists, NotFound, SlowDown, StoreError, SyncdError, Transient
@@ -203,9 +204,8 @@ async def test_a_server_that_never_says_continue_is_given_up(
     canned: Any, canned_store: S3Store, tmp_path: Path
 ) -> None:
     canned.stall = True
-    assert canned_store.fast
-    await canned_store.fast.aclose()
-    canned_store.fast = None
+    await canned_store.paths.aclose()
+    canned_store.paths = Paths.of(canned_store.client, "sdk")
     with source_of(tmp_path / "f", b"x" * RANGE) as source, pytest.raises(Transient, match="in time"):
         await canned_store.upload("x", source, open_gate)
     assert "expect: 100-continue" in canned.requests[-1].lower()
@@ -222,6 +222,14 @@ async def test_an_error_that_comes_late_under_status_200_is_transient(canned: An
     canned.say(200, "InternalError")
     with pytest.raises(Transient):
         await canned_store.client.call("complete_multipart_upload", "x", Key="x", UploadId="1")
+
+
+async def test_an_answer_with_a_date_that_is_none_is_transient(canned: Any, canned_store: S3Store) -> None:
+    upload = b"<Upload><Key>x</Key><UploadId>1</UploadId><Initiated>2026-11-25T23:18;50.855Z</Initiated></Upload>"
+    canned.say(200, body=b"<ListMultipartUploadsResult>" + upload + b"</ListMultipartUploadsResult>")
+    with pytest.raises(Transient, match="cannot be read") as caught:
+        await canned_store.client.pages("list_multipart_uploads", "x", Prefix="x")
+    check_line(caught.value)
 
 
 async def test_a_key_that_is_too_long(store: S3Store) -> None:

@@ -17,7 +17,7 @@ from syncd.testing.servers import Minio
 class TestS3Store(StoreSuite):
     """On MinIO; the fixture `store` is conftest's."""
 
-    @pytest.fixture(params=["fast", "sdk"])
+    @pytest.fixture(params=["fast", "signed", "sdk"])
     def path(self, request: pytest.FixtureRequest) -> str:
         return str(request.param)
 
@@ -42,11 +42,8 @@ class TestS3StoreOverTls(TestS3Store):
         for name, value in secure_minio.env.items():
             monkeypatch.setenv(name, value)
         secure_minio.make_bucket(bucket)
-        opened = await S3Store.open(f"s3://{bucket}/p", S3Settings(s3_ca_bundle=certificates / "public.crt"))
-        if path == "sdk":
-            assert opened.fast
-            await opened.fast.aclose()
-            opened.fast = None
+        settings = S3Settings.model_validate({"s3_ca_bundle": certificates / "public.crt", "s3_path": path})
+        opened = await S3Store.open(f"s3://{bucket}/p", settings)
         yield opened
         await opened.aclose()
         # aiohttp closes a cancelled request's connection and does not wait for the server's farewell; the loop ends here.

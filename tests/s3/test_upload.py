@@ -15,7 +15,8 @@ from aiohttp.abc import AbstractStreamWriter
 from syncd_s3 import S3Settings
 from syncd_s3.body import RangeBody
 from syncd_s3.client import Client
-from syncd_s3.fast import FastPath
+from syncd_s3.direct import DirectPath
+from syncd_s3.paths import Paths
 from syncd_s3.store import S3Store
 from syncd_s3.wire import NICE, Answer, Span, _Connection
 
@@ -30,7 +31,7 @@ PARTS = 5
 SIZE = (PARTS - 1) * RANGE + 1000
 
 
-@pytest.fixture(params=["fast", "sdk"])
+@pytest.fixture(params=["fast", "signed", "sdk"])
 def path(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -47,15 +48,16 @@ def counted(store: S3Store) -> Iterator[Counter[str]]:
     def count(operation_name: str, **_: Any) -> None:
         sent[operation_name] += 1
 
-    original = FastPath.send
+    original = Paths.send
 
-    async def counting(self: FastPath, operation: str, *args: Any, **params: Any) -> dict[str, Any]:
-        count({"put_object": "PutObject", "upload_part": "UploadPart"}[operation])
-        return await original(self, operation, *args, **params)
+    async def counting(self: Paths, operation: str, *args: Any) -> dict[str, Any]:
+        if self.name != "sdk":
+            count({"put_object": "PutObject", "upload_part": "UploadPart"}[operation])
+        return await original(self, operation, *args)
 
     store.client.events.register("before-sign.s3", count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FastPath, "send", counting)
+        patch.setattr(Paths, "send", counting)
         yield sent
     store.client.events.unregister("before-sign.s3", count)
 
@@ -199,14 +201,14 @@ async def test_I1_an_object_whose_checksum_the_server_does_not_name_is_read_back
     def forget(parsed: dict[str, Any], **_: Any) -> None:
         parsed.pop("ChecksumCRC64NVME", None)
 
-    original = FastPath._parsed
+    original = DirectPath._parsed
 
-    def forgetful(self: FastPath, operation: str, answer: Answer) -> dict[str, Any]:
+    def forgetful(self: DirectPath, operation: str, answer: Answer) -> dict[str, Any]:
         parsed = original(self, operation, answer)
         forget(parsed)
         return parsed
 
-    monkeypatch.setattr(FastPath, "_parsed", forgetful)
+    monkeypatch.setattr(DirectPath, "_parsed", forgetful)
     store.client.events.register("after-call.s3", forget)
     with source_of(file, os.urandom(size)) as source, counted(store) as sent:
         await store.upload("t/file", source, open_gate)

@@ -1,77 +1,54 @@
-"""Requests with large bodies past the SDK: botocore signs them and reads the answers, `wire` carries them.
+"""Requests with large bodies past the SDK: botocore signs them and reads the answers, `wire` or `session` carries them.
 
 An SDK passes every byte through Python several times; here none of them does. What is not large stays the SDK's.
 """
 
-import ssl
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, Protocol
+from urllib.parse import quote
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest, HeadersDict
 from botocore.exceptions import ClientError
-from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError, create_parser
 
 from syncd.errors import Transient
 from syncd_s3.client import Client
-from syncd_s3.wire import Answer, Request, Span, Wire
+from syncd_s3.wire import Answer, Request, Span
 
 UNRESERVED = "-_.~"
 """What a signed URL holds as itself, beside letters and digits."""
 
 
-def proxied(url: str) -> bool:
-    """Whether the environment names a proxy for this URL: then the SDK, which knows proxies, carries everything."""
-    parts = urlsplit(url)
-    if parts.scheme not in urllib.request.getproxies():
-        return False
-    return not urllib.request.proxy_bypass(str(parts.hostname))
+class Carrier(Protocol):
+    """What moves signed requests: `wire.Wire` or `session.Session`."""
+
+    async def exchange(self, request: Request) -> Answer: ...
+    async def aclose(self) -> None: ...
 
 
-class FastPath:
-    """Sends a range of a file as one request's body, and takes one answer's body into a file.
+class DirectPath:
+    """A `paths.Path` whose requests a carrier sends."""
 
-    Raises the store's errors, as `Client` does; `Torn` for a file that is shorter than said or cannot be read,
-    `wire.Unwritable` for one that takes no more.
-    """
-
-    def __init__(self, client: Client, tls: ssl.SSLContext | None) -> None:
-        self._client = client
-        self._wire = Wire(tls, client.timeout)
+    def __init__(self, client: Client, carrier: Carrier) -> None:
+        self._client, self.carrier = client, carrier
         self._parser: Any = create_parser("rest-xml")
         self._url: str | None = None
 
-    @classmethod
-    def beside(cls, client: Client) -> "FastPath | None":
-        """The fast path to a client's server, None where the environment's proxy stands between."""
-        url = client.api.meta.endpoint_url
-        if proxied(url):
-            return None
-        # The same certificates as the SDK trusts beside us.
-        tls = None
-        if urlsplit(url).scheme == "https":
-            tls = ssl.create_default_context(cafile=get_cert_path(client.ca_bundle or True))
-        return cls(client, tls)
-
     async def aclose(self) -> None:
-        await self._wire.aclose()
+        await self.carrier.aclose()
 
     async def send(
-        self, operation: str, what: str, span: Span, /, *, urgent: bool = True, **params: Any
+        self, operation: str, what: str, span: Span, urgent: bool, about: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """One PutObject or UploadPart; the parsed answer. Unless it is urgent, the trainer's processes come first."""
         async with self._client.said(what):
-            request = await self._signed(operation, params, body=span)
-            return self._parsed(operation, await self._wire.exchange(replace(request, polite=not urgent)))
+            request = await self._signed(operation, about, body=span)
+            return self._parsed(operation, await self.carrier.exchange(replace(request, polite=not urgent)))
 
-    async def fetch(self, what: str, span: Span, /, **params: Any) -> tuple[dict[str, Any], int]:
-        """GetObject of a range into a file; the parsed answer, and how many bytes came."""
+    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
         async with self._client.said(what):
-            answer = await self._wire.exchange(await self._signed("get_object", params, into=span))
+            answer = await self.carrier.exchange(await self._signed("get_object", about, into=span))
             return self._parsed("get_object", answer), answer.moved
 
     async def _signed(
@@ -109,6 +86,10 @@ class FastPath:
             raise ResponseParserError("a page for people")
         if answer.status < 300 and operation == "get_object":  # its body is in the file
             return {"ContentRange": answer.headers.get("content-range", "")}
+        if answer.status < 300 and "etag" in answer.headers:
+            # A put's answer is its headers; the general parser costs as much as sending a small object.
+            sum_ = answer.headers.get("x-amz-checksum-crc64nvme")
+            return {"ETag": answer.headers["etag"]} | ({"ChecksumCRC64NVME": sum_} if sum_ else {})
         response = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.body}
         parsed: dict[str, Any] = self._parser.parse(response, model.output_shape)
         if answer.status >= 300:

@@ -1,0 +1,82 @@
+"""The slowest of many requests is asked once more: one bad connection or server holds a whole checkpoint up."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from statistics import median
+from typing import Any, TypeVar
+
+from syncd.errors import Transient
+
+log = logging.getLogger("syncd.s3")
+T = TypeVar("T")
+
+REMEMBERED, ENOUGH = 32, 4
+"""Requests whose pace is remembered, and how many it takes to know what is usual."""
+SLOW = 4.0
+"""Times the usual pace at which a request counts as slow."""
+LEAST = 2.0
+"""Seconds below which nothing is slow."""
+SMALL = 1 << 20
+"""Bytes below which a request's time says more of latency than of pace."""
+
+
+class Patience:
+    """Knows the usual pace of requests with large bodies, in seconds a byte, and sends a slow one a second time.
+
+    The second runs on another connection, since the first one's is busy; whichever ends first with success counts, and
+    the other is cancelled. Both move the same bytes to or from the same place, so that it does not matter which.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._paces: deque[float] = deque(maxlen=REMEMBERED)
+        self.repeated = 0
+
+    async def ask(self, make: Callable[[], Coroutine[Any, Any, T]], nbytes: int) -> T:
+        """The result of `make()`, or of a second call of it. Raises what the first failure was when both fail."""
+        if nbytes < SMALL:
+            return await make()
+        began = self._clock()
+        asked = [asyncio.ensure_future(make())]
+        try:
+            await self._while_usual(asked[0], began, nbytes)
+            if not asked[0].done():
+                self.repeated += 1
+                log.info(
+                    "s3.slow", extra={"fields": {"waited": round(self._clock() - began, 1), "now": "asked once more"}}
+                )
+                asked.append(asyncio.ensure_future(make()))
+            answer = await _first_success(asked)
+        finally:
+            for one in asked:
+                one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        self._paces.append((self._clock() - began) / nbytes)
+        return answer
+
+    async def _while_usual(self, asked: "asyncio.Future[Any]", began: float, nbytes: int) -> None:
+        """Wait as long as others took, by what is known of them meanwhile."""
+        while True:
+            known = len(self._paces) >= ENOUGH
+            limit = max(LEAST, SLOW * nbytes * median(self._paces)) - (self._clock() - began) if known else LEAST
+            if limit <= 0 or (await asyncio.wait({asked}, timeout=limit))[0]:
+                return
+
+
+async def _first_success(asked: Sequence["asyncio.Future[T]"]) -> T:
+    failed: BaseException | None = None
+    left = set(asked)
+    while left:
+        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        for one in done:
+            error = one.exception()
+            if error is None:
+                return one.result()
+            if not isinstance(error, Transient):
+                raise error
+            failed = failed or error
+    assert failed
+    raise failed

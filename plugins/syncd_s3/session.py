@@ -1,0 +1,90 @@
+"""The requests of `wire` by aiohttp instead: for where a proxy of the environment stands between, which aiohttp knows."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+import aiohttp
+from yarl import URL
+
+from syncd.local.threads import to_its_end
+from syncd_s3.body import RangeBody
+from syncd_s3.wire import MOST, THREADS, Answer, Request, Span, write
+
+PIECE = 1 << 20
+"""Bytes of an answer that are written at a time."""
+
+
+class Session:
+    """Carries requests as `wire.Wire` does, and raises as it does; aiohttp's errors beside."""
+
+    def __init__(self, tls: ssl.SSLContext | None, timeout: float) -> None:
+        self._tls, self._timeout = tls, timeout
+        self._made: aiohttp.ClientSession | None = None
+
+    async def exchange(self, request: Request) -> Answer:
+        """Send one request and take its answer. Nothing is repeated but what a server's idle time-out broke."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._timeout) as limit:
+
+            def progress() -> None:
+                limit.reschedule(loop.time() + self._timeout)
+
+            span = request.body
+            body = RangeBody(span.fd, span.offset, span.length, progress) if span and span.length else b""
+            try:
+                async with self._session().request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    headers=dict(request.headers),
+                    data=body if span else None,
+                    allow_redirects=False,
+                ) as answer:
+                    progress()
+                    headers = {name.lower(): value for name, value in answer.headers.items()}
+                    if request.into and answer.status in (200, 206):
+                        moved = await self._receive(answer, request.into, progress)
+                        return Answer(answer.status, headers, b"", moved)
+                    return Answer(answer.status, headers, await _kept(answer))
+            except aiohttp.ClientError:
+                # aiohttp reports any error of a body as one of the connection.
+                if isinstance(body, RangeBody) and body.torn:
+                    raise body.torn from None
+                raise
+
+    async def aclose(self) -> None:
+        if self._made:
+            await self._made.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._made is None:  # made in the event loop that uses it
+            self._made = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._tls or True, limit=THREADS),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
+                auto_decompress=False,
+                trust_env=True,
+            )
+        return self._made
+
+    @staticmethod
+    async def _receive(answer: aiohttp.ClientResponse, span: Span, progress: Callable[[], None]) -> int:
+        if answer.content_length is not None and answer.content_length > span.length:
+            raise aiohttp.ClientPayloadError(f"{answer.content_length} bytes were promised of {span.length}")
+        moved = 0
+        async for piece in answer.content.iter_chunked(PIECE):
+            if moved + len(piece) > span.length:
+                raise aiohttp.ClientPayloadError(f"more than {span.length} bytes came")
+            moved += await to_its_end(write, span.fd, memoryview(piece), span.offset + moved)
+            progress()
+        return moved
+
+
+async def _kept(answer: aiohttp.ClientResponse) -> bytes:
+    """A small body, or the beginning of one that is not."""
+    body = b""
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > MOST:
+            answer.close()
+            break
+    return body
