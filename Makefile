@@ -1,5 +1,6 @@
 # make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
 # make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
+# make faults the whole campaign of faults between syncd and MinIO (an hour); make test has a part of it
 # make bench  the S3 store's transfers beside other tools'; ROUNDS=1 SIZE=256MiB for a short look
 # All do all of their set-up themselves.
 
@@ -9,7 +10,7 @@ PY := .venv/bin/python
 ROUNDS ?= 5
 SIZE ?= 1GiB
 
-.PHONY: demo test bench quick lint types imports setup minio packages constraints clean
+.PHONY: demo test faults bench quick lint types imports setup minio packages constraints clean
 
 demo: setup
 	$(PY) -m trainer.demo
@@ -17,9 +18,13 @@ demo: setup
 test: setup minio packages lint types imports
 	$(PY) -m pytest
 
+faults: setup minio
+	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults
+
 bench: setup minio
 	@$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[bench]'
 	$(PY) -m tests.bench.transfers --rounds $(ROUNDS) --size $(SIZE)
+	$(PY) -m tests.bench.daemon
 
 quick: setup  ## the tests that take under a second each
 	$(PY) -m pytest -m "not slow"

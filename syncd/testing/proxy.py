@@ -23,7 +23,8 @@ class Fault:
     `refuse`: close it at once, by reset. `hole`: read everything, pass nothing on. `latency`: seconds by which each
     piece is late. `bandwidth`: bytes a second. `cut`, `reset`, `still`: after so many bytes end it in good order, by
     RST, or pass nothing on any more while both ends stay open (half-open). `corrupt`: the byte at this offset is
-    another. `answer`: read one HTTP request with its body, say these bytes instead of the service, and close.
+    another. `twice`: each piece passes twice. `answer`: read one HTTP request with its body, say these bytes instead of
+    the service, and close.
     """
 
     way: Way = "there"
@@ -35,6 +36,7 @@ class Fault:
     reset: int | None = None
     still: int | None = None
     corrupt: int | None = None
+    twice: bool = False
     answer: bytes | None = None
 
 
@@ -65,7 +67,8 @@ class FaultProxy:
     """Listens on a free loopback port, `port`, while its context lasts, and passes on to `host:to`.
 
     `choose` may be set at any time; it is asked once for each connection. `connections` counts them, `bytes` what was
-    passed on each way.
+    passed on each way; `watch`, where it is set, sees each piece before it passes. `closing`: each connection serves one
+    HTTP request, by the header that asks for it, so that a fault by connection is one by request.
     """
 
     def __init__(self, to: int, choose: Chooser | None = None, *, host: str = "127.0.0.1") -> None:
@@ -73,6 +76,8 @@ class FaultProxy:
         self.choose: Chooser = choose or (lambda number: None)
         self.connections = 0
         self.bytes: dict[Way, int] = {"there": 0, "back": 0}
+        self.watch: Callable[[Way, bytes], None] | None = None
+        self.closing = False
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -137,12 +142,16 @@ class FaultProxy:
         stops = [at for at in (fault.cut, fault.reset, fault.still) if at is not None]
         stop = min(stops) if mine and stops else None
         while piece := await reader.read(CHUNK):
+            if self.closing and way == "there" and not passed:
+                piece = piece.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
             if stop is not None:
                 piece = piece[: stop - passed]
             if mine:
                 piece = _damaged(piece, passed, fault.corrupt)
                 await asyncio.sleep(fault.latency + (len(piece) / fault.bandwidth if fault.bandwidth else 0.0))
-            writer.write(piece)
+            if self.watch:
+                self.watch(way, piece)
+            writer.write(piece * 2 if mine and fault.twice else piece)
             await writer.drain()
             passed += len(piece)
             self.bytes[way] += len(piece)

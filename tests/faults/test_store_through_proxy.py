@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from syncd_s3 import S3Settings
+from syncd_s3.direct import DirectPath
 from syncd_s3.store import S3Store
+from syncd_s3.wire import Wire
 
 from syncd.errors import NotFound
 from syncd.local.digest import sum_bytes
@@ -48,11 +50,8 @@ async def _at_once(seconds: float) -> None:
 
 @pytest.fixture
 async def store(proxy: FaultProxy, path: str) -> AsyncIterator[Retrying]:
-    opened = await S3Store.open("s3://bucket/p", S3Settings(s3_endpoint_url=proxy.endpoint, s3_timeout=1.0))
-    if path == "sdk":
-        assert opened.fast
-        await opened.fast.aclose()
-        opened.fast = None
+    settings = S3Settings.model_validate({"s3_endpoint_url": proxy.endpoint, "s3_timeout": 1.0, "s3_path": path})
+    opened = await S3Store.open("s3://bucket/p", settings)
     retrying = Retrying(opened, sleep=_at_once)
     retrying.patient = True  # as after the claim: an odd refusal (of a damaged request, say) ends nothing
     yield retrying
@@ -95,7 +94,7 @@ PASSING = {
 
 
 BY_SDK = ("503", "reset in a part", "half-open in a part", "a byte of the body", "a byte of a small body")
-CASES = [("fast", name) for name in PASSING] + [("sdk", name) for name in BY_SDK]
+CASES = [("fast", name) for name in PASSING] + [(path, name) for path in ("signed", "sdk") for name in BY_SDK]
 
 
 @pytest.mark.parametrize(("path", "name"), CASES)
@@ -139,5 +138,6 @@ async def _new_connections(store: Retrying) -> None:
     """Faults come with connections: those that are open pass unharmed."""
     inner = store.inner
     assert isinstance(inner, S3Store)
-    if inner.fast:
-        inner.fast._wire.drop_idle()
+    for way in inner.paths.ways:
+        if isinstance(way, DirectPath) and isinstance(way.carrier, Wire):
+            way.carrier.drop_idle()

@@ -1,0 +1,317 @@
+"""The whole daemon beside a real MinIO: memory, what a kill costs, latency, a slow link, the trainer's loss.
+
+`python -m tests.bench.daemon`, or `make bench`, which runs it after the transfers. Asserts nothing about time: it prints
+each row beside its target. Everything lies in a temporary directory (of `TMPDIR`) that is removed at the end.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import ByteSize, TypeAdapter
+
+from syncd.model.checkpoint import RANGE
+from syncd.testing import FaultProxy
+from syncd.testing.servers import Minio, find_minio
+from tests.s3.sink import Sink
+
+ROOT = Path(__file__).parents[2]
+SYNCD = [sys.executable, "-m", "syncd"]
+LINK = 20e6 / 8
+"""Bytes a second of the slow link."""
+MTU, HEADERS = 1500, 52 + 14
+"""Bytes of an Ethernet packet's payload, and of TCP's, IP's (with time stamps) and Ethernet's headers around it."""
+SAVES = 60
+"""Checkpoints whose latency is measured: p99 is then the slowest."""
+
+
+class Node:
+    """One disk, one daemon, one bucket's prefix."""
+
+    def __init__(self, home: Path, server: Mapping[str, str], **env: str) -> None:
+        self.home, self.root = home, home / "root"
+        self.root.mkdir(parents=True)
+        base = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
+        about = {"SYNCD_ROOT": str(self.root), "SYNCD_STORE": "s3://bench/runs", "SYNCD_LOG_FORMAT": "json"}
+        self.env = base | dict(server) | about | {"SYNCD_TASK": "bench"} | env
+        self.log = home / "log"
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`syncd run -- command`, ended with the context."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*SYNCD, "run", "--", *command], env=self.env, stderr=log, start_new_session=True
+            )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        found = []
+        for line in self.log.read_text().splitlines() if self.log.exists() else []:
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and event.get("event") == name:
+                    found.append(event)
+        return found
+
+    def until(self, name: str) -> None:
+        """Wait for an event."""
+        wait(lambda: self.events(name), name)
+
+    def save(self, step: int, size: int, fill: Callable[[int], bytes] = os.urandom) -> Path:
+        """A checkpoint of one file, without its marker."""
+        path = self.root / f"checkpoint-{step}"
+        path.mkdir()
+        with (path / "model.bin").open("wb") as file:
+            for offset in range(0, size, RANGE):
+                file.write(fill(min(RANGE, size - offset)))
+        return path
+
+
+def wait(condition: Callable[[], object], what: str, seconds: float = 600.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def row(what: str, found: str, target: str) -> None:
+    print(f"  {what}: {found} (target {target})", flush=True)
+
+
+def peak(pid: int) -> float:
+    """The most memory that a process has had, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
+def memory_and_kill(home: Path, minio: Minio, size: int) -> None:
+    """RSS while a large file goes up and comes down; what a SIGKILL of the daemon in its midst costs."""
+    with first_use(home, "a") as directory:
+        node = Node(directory, minio.env)
+        (node.save(1, size) / "_SUCCESS").touch()
+        asyncio.run(_two_lives(node, minio, size))
+    with first_use(home, "b") as directory:
+        node = Node(directory, minio.env)
+        highest = 0.0
+        with node.running("sleep", "1") as process:
+            while process.poll() is None:
+                with suppress(OSError, StopIteration):
+                    highest = max(highest, peak(process.pid))
+                time.sleep(0.05)
+        if (node.root / "checkpoint-1" / "model.bin").stat().st_size != size:
+            raise SystemExit(f"nothing was restored: {node.log.read_text()[-500:]}")
+        row(f"RSS of the daemon while {size >> 20} MiB come down", f"{highest:.0f} MiB", "at most 128")
+
+
+async def _two_lives(node: Node, minio: Minio, size: int) -> None:
+    """Kill the daemon once half is through a proxy that counts; let the next one finish."""
+    async with FaultProxy(minio.port) as proxy:
+        node.env["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        highest = 0.0
+        with node.running("sleep", "600") as process:
+            while proxy.bytes["there"] < size // 2:
+                await asyncio.sleep(0.01)
+            highest = peak(process.pid)
+            os.kill(process.pid, signal.SIGKILL)
+        with node.running("sleep", "600") as process:
+            await asyncio.to_thread(node.until, "checkpoint_committed")
+            highest = max(highest, peak(process.pid))
+        again = (proxy.bytes["there"] - size) / (1 << 20)
+    row(f"RSS of the daemon while {size >> 20} MiB go up", f"{highest:.0f} MiB", "at most 128")
+    row(
+        f"bytes sent again after SIGKILL in the midst of {size >> 20} MiB",
+        f"{again:.1f} MiB",
+        "at most 4 parts: 64 MiB",
+    )
+
+
+def latency(home: Path, minio: Minio, *, events: bool) -> None:
+    """Seconds from the marker to the first byte of the checkpoint's first file on the wire."""
+    asyncio.run(_latency(home, minio, events))
+
+
+async def _latency(home: Path, minio: Minio, events: bool) -> None:
+    seen: dict[str, float] = {}
+
+    def watch(way: str, data: bytes) -> None:
+        for line in data.split(b"\r\n") if way == "there" else ():
+            if line.startswith(b"PUT ") and b"/checkpoint-" in line:
+                seen.setdefault(line.split(b"/checkpoint-")[1].split(b"/")[0].decode(), time.monotonic())
+
+    waited = []
+    with first_use(home, f"latency-{events}") as directory:
+        async with FaultProxy(minio.port) as proxy:
+            proxy.watch = watch
+            # What is committed is deleted again, as trainers do: nothing piles up.
+            env = {
+                "SYNCD_WATCH_EVENTS": str(int(events)),
+                "AWS_ENDPOINT_URL_S3": proxy.endpoint,
+                "SYNCD_SCAN_INTERVAL": "2",
+            }
+            node = Node(directory, minio.env, SYNCD_TASK=f"latency-{events}", **env)
+            with node.running("sleep", "600"):
+                await asyncio.to_thread(node.until, "trainer_started")
+                for step in range(1, (SAVES if events else 10) + 1):
+                    path = await asyncio.to_thread(node.save, step, 100_000)
+                    await asyncio.sleep(0.15)
+                    marked = time.monotonic()
+                    (path / "_SUCCESS").touch()
+                    while str(step) not in seen:
+                        await asyncio.sleep(0.001)
+                        if time.monotonic() > marked + 60:
+                            raise SystemExit(f"checkpoint-{step} was not sent: {node.log.read_text()[-500:]}")
+                    waited.append(seen[str(step)] - marked)
+    middle, worst = statistics.median(waited), sorted(waited)[min(len(waited) - 1, int(0.99 * len(waited)))]
+    how, target = ("with events", "p99 under 100 ms") if events else ("without, scans every 2 s", "under one interval")
+    row(
+        f"marker to first byte {how}",
+        f"median {middle * 1e3:.0f} ms, p99 {worst * 1e3:.0f} ms of {len(waited)}",
+        target,
+    )
+
+
+def slow_link(size: int) -> None:
+    """Goodput through 20 Mbit/s: in a network namespace of its own, whose loopback is that slow. Needs root."""
+    command = ["unshare", "-n", sys.executable, "-m", "tests.bench.daemon", "--on-slow-link", str(size)]
+    if os.geteuid() or not shutil.which("tc") or not shutil.which("unshare"):
+        print("  goodput at 20 Mbit/s: not measured, needs root, unshare and tc")
+        return
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def on_slow_link(size: int) -> None:
+    """`slow_link`'s other half, within the namespace."""
+    run = ["ip", "link", "set", "lo", "mtu", str(MTU), "up"]
+    subprocess.run(run, check=True)
+    # No large segments: their headers would be counted once for many packets.
+    subprocess.run(["ethtool", "-K", "lo", "tso", "off", "gso", "off", "gro", "off"], check=False, capture_output=True)
+    shape = ["tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", "20mbit", "burst", "16kb", "latency", "400ms"]
+    subprocess.run(shape, check=True)
+    with tempfile.TemporaryDirectory(prefix="syncd-bench-") as made, Minio(Path(made, "minio")) as minio:
+        minio.make_bucket("bench")
+        node = Node(Path(made, "node"), minio.env)
+        (node.save(1, size) / "_SUCCESS").touch()
+        with node.running("sleep", "600"):
+            node.until("checkpoint_committed")
+        seconds = float(str(node.events("checkpoint_committed")[0]["seconds"]))
+    possible = LINK * (MTU - 52) / (MTU + HEADERS - 52)
+    reached = 100 * size / seconds / possible
+    row("goodput at 20 Mbit/s, pin and commit included", f"{reached:.1f} % of what TCP/IP leaves", "at least 99 %")
+
+
+TRAINER = """
+import sys, time, torch
+torch.set_num_threads(2)
+a = torch.randn(600, 600)
+def step():
+    began = time.monotonic()
+    b = a
+    for _ in range(8):
+        b = torch.tanh(b @ a)
+    return time.monotonic() - began
+for _ in range(30): step()
+until = float(sys.argv[1])
+times = []
+open(sys.argv[2], "w").close()
+end = time.monotonic() + until
+while time.monotonic() < end:
+    times.append(step())
+times.sort()
+print(len(times), times[len(times) // 2], times[-1])
+"""
+
+
+def interference(home: Path, size: int, rounds: int) -> None:
+    """Seconds that a trainer of two threads loses to the upload of a GiB; the server here takes it at next to no cost."""
+    lost, worst = [], []
+    with Sink(home / "sink") as sink:
+        for number in range(rounds):
+            with first_use(home, f"trainer-{number}") as directory:
+                env = {"SYNCD_TASK": f"trainer-{number}", "SYNCD_UPLOAD_LIMIT": "100MB"}
+                node = Node(directory, sink.env, **env)
+                path, seconds = node.save(1, size), size / 100e6 + 6
+                with node.running("sleep", "600"):
+                    node.until("trainer_started")
+                    idle = _train(directory, seconds)
+                    busy = _train(directory, seconds, (path / "_SUCCESS").touch)
+                    node.until("checkpoint_committed")
+                lost.append((1 - busy[0] / idle[0]) * seconds / (size / (1 << 30)))
+                worst.append(busy[2] / idle[2])
+    found = f"median {statistics.median(lost):.2f} ({min(lost):.2f} to {max(lost):.2f})"
+    row("seconds that a trainer of two threads loses for a GiB, sent at 100 MB/s", found, "at most 0.6")
+    row("worst step beside the idle run's worst", f"{statistics.median(worst):.1f} times", "at most 3")
+
+
+def _train(
+    directory: Path, seconds: float, once_begun: Callable[[], object] | None = None
+) -> tuple[float, float, float]:
+    ready = directory / "ready"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-c", TRAINER, str(seconds), str(ready)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait(ready.exists, "the trainer's first steps")
+        if once_begun:
+            once_begun()
+        out = process.communicate()[0].split()
+    return float(out[0]), float(out[1]), float(out[2])
+
+
+@contextmanager
+def first_use(home: Path, name: str) -> Iterator[Path]:
+    """A directory that is gone afterwards: a few of these are larger than all else."""
+    path = home / name
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="daemon", description=__doc__)
+    parser.add_argument("--size", default="4GiB", help="the large file (default 4GiB)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the trainer beside an upload (default 3)")
+    parser.add_argument("--on-slow-link", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if asked.on_slow_link:
+        on_slow_link(asked.on_slow_link)
+        return
+    if not find_minio():
+        raise SystemExit("MinIO is not here: make minio")
+    size = int(TypeAdapter(ByteSize).validate_python(asked.size))
+    print("the daemon beside MinIO")
+    with tempfile.TemporaryDirectory(prefix="syncd-bench-") as made, Minio(Path(made, "minio")) as minio:
+        minio.make_bucket("bench")
+        home = Path(made)
+        memory_and_kill(home, minio, size)
+        latency(home, minio, events=True)
+        latency(home, minio, events=False)
+        interference(home, min(size, 1 << 30), asked.rounds)
+    slow_link(48 << 20)
+
+
+if __name__ == "__main__":
+    main()
