@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 ROUNDS ?= 5
 SIZE ?= 1GiB
+LARGE ?= 4GiB
 
 .PHONY: demo test faults bench quick lint types imports setup minio packages constraints clean
 
@@ -24,7 +25,7 @@ faults: setup minio
 bench: setup minio
 	@$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[bench]'
 	$(PY) -m tests.bench.transfers --rounds $(ROUNDS) --size $(SIZE)
-	$(PY) -m tests.bench.daemon
+	$(PY) -m tests.bench.daemon --size $(LARGE)
 
 quick: setup  ## the tests that take under a second each
 	$(PY) -m pytest -m "not slow"

@@ -1,6 +1,7 @@
 """obstore's errors in the store's words. Its types tell some; the answer's status stands only in the text."""
 
 import re
+from urllib.parse import quote, urlsplit
 
 from obstore import exceptions as obs
 
@@ -25,6 +26,8 @@ class EmptyRange(NotFound):
 def translate(error: Exception, place: str, what: str) -> StoreError:
     """The `StoreError` for what a call ended in. `place`: the store's URL. `what`: the key or prefix."""
     text = str(error)
+    for name in (what, urlsplit(place).path.strip("/")):  # a key may read like an error
+        text = text.replace(name, "…").replace(quote(name), "…") if len(name) > 6 else text
     at = f"{place}: {what}: " if what else f"{place}: "
     said = at + (_short(text) or type(error).__name__)
     status = int(found[1]) if (found := _STATUS.search(text)) else 0

@@ -15,7 +15,7 @@ import obstore
 from obstore import exceptions as obs
 from obstore.store import from_url
 
-from syncd.errors import ConfigError, Denied, NotFound, Transient
+from syncd.errors import ConfigError, Denied, Exists, NotFound, Transient
 from syncd.local.threads import to_its_end
 from syncd.store import Entry, Gate, Source, write_at
 from syncd_obstore.errors import FAILURES, EmptyRange, translate
@@ -72,7 +72,7 @@ class ObstoreStore:
             await obstore.put_async(self._store, key, data, use_multipart=False)
 
     async def create(self, key: str, data: bytes) -> None:
-        async with self._writing(key, len(data)):
+        async with self._writing(key, len(data), creates=True):
             await obstore.put_async(self._store, key, data, mode="create")
 
     async def upload(self, key: str, source: Source, gate: Gate) -> None:
@@ -134,6 +134,8 @@ class ObstoreStore:
                 await obstore.delete_async(self._store, key)
         except NotFound:
             return  # some services say so; for us it is no error
+        except Exists as error:
+            raise Transient(str(error)) from None
 
     async def aclose(self) -> None:
         return None
@@ -179,12 +181,17 @@ class ObstoreStore:
             raise translate(error, self.place, what) from None
 
     @asynccontextmanager
-    async def _writing(self, key: str, nbytes: int | None) -> AsyncIterator[Callable[[int | None], None]]:
+    async def _writing(
+        self, key: str, nbytes: int | None, *, creates: bool = False
+    ) -> AsyncIterator[Callable[[int | None], None]]:
         try:
             async with self._said(key, nbytes) as progress:
                 yield progress
-        except NotFound as error:
-            # Only a reader may conclude from "not found"; a write that hears it (a delete at the same time) is repeated.
+        except (NotFound, Exists) as error:
+            if creates and isinstance(error, Exists):
+                raise
+            # Only a reader may conclude from "not found", and a create from "exists", which the library makes of every
+            # 409: a write that hears it (something else is done to the object at the same time) is repeated.
             raise Transient(str(error)) from None
 
 

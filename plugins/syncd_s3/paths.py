@@ -5,30 +5,20 @@ the SDK does around it; `sdk` is whatever botocore makes of its configuration.
 """
 
 import logging
-import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from syncd.errors import Denied
 from syncd_s3.client import Client
 from syncd_s3.direct import DirectPath
 from syncd_s3.patience import Patience
 from syncd_s3.sdk import SdkPath
-from syncd_s3.session import Session
+from syncd_s3.session import Session, proxy_of
 from syncd_s3.wire import Span, Wire
 
 log = logging.getLogger("syncd.s3")
 T = TypeVar("T")
 Name = Literal["fast", "signed", "sdk"]
-
-
-def proxied(url: str) -> bool:
-    """Whether the environment names a proxy for this URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in urllib.request.getproxies():
-        return False
-    return not urllib.request.proxy_bypass(str(parts.hostname))
 
 
 class Path(Protocol):
@@ -70,7 +60,7 @@ class Paths:
         }
         if wanted != "auto":
             return cls({wanted: make[wanted]()})
-        left = [name for name in make if name != "fast" or not proxied(client.api.meta.endpoint_url)]
+        left = [name for name in make if name != "fast" or not proxy_of(client.api.meta.endpoint_url)]
         return cls({name: make[name]() for name in left})
 
     @property

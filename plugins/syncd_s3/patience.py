@@ -26,14 +26,16 @@ SMALL = 1 << 20
 class Patience:
     """Knows the usual pace of requests with large bodies, in seconds a byte, and sends a slow one a second time.
 
-    The second runs on another connection, since the first one's is busy; whichever ends first with success counts, and
-    the other is cancelled. Both move the same bytes to or from the same place, so that it does not matter which.
+    One at a time is sent again, beyond the caller's gate. The second runs on another connection, since the first one's is
+    busy; whichever ends first with success counts, and the other is cancelled. Both move the same bytes to or from the
+    same place, so that it does not matter which.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._paces: deque[float] = deque(maxlen=REMEMBERED)
         self.repeated = 0
+        self._repeating = False
 
     async def ask(self, make: Callable[[], Coroutine[Any, Any, T]], nbytes: int) -> T:
         """The result of `make()`, or of a second call of it. Raises what the first failure was when both fail."""
@@ -45,12 +47,14 @@ class Patience:
             await self._while_usual(asked[0], began, nbytes)
             if not asked[0].done():
                 self.repeated += 1
+                self._repeating = True
                 log.info(
                     "s3.slow", extra={"fields": {"waited": round(self._clock() - began, 1), "now": "asked once more"}}
                 )
                 asked.append(asyncio.ensure_future(make()))
             answer = await _first_success(asked)
         finally:
+            self._repeating = self._repeating and len(asked) == 1
             for one in asked:
                 one.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
@@ -62,6 +66,8 @@ class Patience:
         while True:
             known = len(self._paces) >= ENOUGH
             limit = max(LEAST, SLOW * nbytes * median(self._paces)) - (self._clock() - began) if known else LEAST
+            if limit <= 0 and self._repeating:
+                limit = LEAST  # when all are slow it is the link, and everything sent twice would make it slower
             if limit <= 0 or (await asyncio.wait({asked}, timeout=limit))[0]:
                 return
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import ssl
+import urllib.request
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -13,6 +15,13 @@ from syncd_s3.wire import MOST, THREADS, Answer, Request, Span, write
 
 PIECE = 1 << 20
 """Bytes of an answer that are written at a time."""
+
+
+def proxy_of(url: str) -> str | None:
+    """The environment's proxy for this URL; None where there is none, or the host is excepted."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return None if proxy is None or urllib.request.proxy_bypass(str(parts.hostname)) else proxy
 
 
 class Session:
@@ -36,12 +45,17 @@ class Session:
                 async with self._session().request(
                     request.method,
                     URL(request.url, encoded=True),
-                    headers=dict(request.headers),
+                    # What is between may compress, and a range that was compressed is another.
+                    headers={**request.headers, "Accept-Encoding": "identity"},
+                    proxy=proxy_of(request.url),
                     data=body if span else None,
                     allow_redirects=False,
                 ) as answer:
                     progress()
                     headers = {name.lower(): value for name, value in answer.headers.items()}
+                    if request.into and answer.status == 200 and (answer.content_length or 0) > request.into.length:
+                        answer.close()  # the whole object, of a server without ranges: the headers tell
+                        return Answer(200, headers, b"")
                     if request.into and answer.status in (200, 206):
                         moved = await self._receive(answer, request.into, progress)
                         return Answer(answer.status, headers, b"", moved)
@@ -61,8 +75,7 @@ class Session:
             self._made = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._tls or True, limit=THREADS),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
-                auto_decompress=False,
-                trust_env=True,
+                auto_decompress=False,  # and no trust_env: it looks into ~/.netrc too, for another Authorization
             )
         return self._made
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from syncd.errors import Torn
+from syncd.local.threads import outlast
 
 WINDOW = 256 << 10
 """Bytes that TLS moves at a time. Larger blocks make writers of one file spin on its lock."""
@@ -136,7 +137,7 @@ class Wire:
             answer = await asyncio.shield(running)
         except asyncio.CancelledError:
             connection.abort()
-            await asyncio.wait({running})
+            await outlast(running)
             running.exception()  # looked at, as asyncio wants; what a broken connection says is no news
             connection.close()
             raise
@@ -230,8 +231,11 @@ class _Connection:
         self._plain.settimeout(self._timeout)
         if self._tls is None:
             return self._plain
-        self._plain = self._tls.wrap_socket(self._plain, server_hostname=self._host)
-        return self._plain
+        # Known before the handshake, so that a cancelled call can break it.
+        wrapped = self._tls.wrap_socket(self._plain, server_hostname=self._host, do_handshake_on_connect=False)
+        self._plain = wrapped
+        wrapped.do_handshake()
+        return wrapped
 
     # ---- there
 
@@ -292,6 +296,8 @@ class _Connection:
         self.answered = True
         headers = {name.lower(): value for name, value in answer.getheaders()}
         moved, body = 0, b""
+        if request.into and answer.status == 200 and (answer.length or 0) > request.into.length:
+            return Answer(200, headers, b"")  # the whole object, of a server without ranges: the headers tell
         if request.into and answer.status in (200, 206):
             moved = self._receive_span(answer, request.into)
             answer.close()

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -20,8 +20,15 @@ async def to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait({running})
+        await outlast(running)
         raise
+
+
+async def outlast(running: "asyncio.Future[T]") -> None:
+    """Wait until it has ended, however often the caller is cancelled meanwhile: a sibling that fails cancels again."""
+    while not running.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({running})
 
 
 @asynccontextmanager
@@ -34,7 +41,7 @@ async def descriptor(open_: Callable[P, int], *args: P.args, **kwargs: P.kwargs)
     try:
         fd = await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait({running})
+        await outlast(running)
         if running.exception() is None:
             os.close(running.result())
         raise

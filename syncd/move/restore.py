@@ -59,12 +59,13 @@ def _mark(manifest: Manifest) -> str:
 
 def _neighbours(root: Path) -> list[Path]:
     """The other checkpoints on this disk, newest first, whose files may be those that are wanted."""
-    found = [
-        child
-        for child in root.iterdir()
-        if not child.name.startswith(".") and child.is_dir() and not child.is_symlink()
-    ]
-    return sorted(found, key=lambda path: path.lstat().st_mtime, reverse=True)
+    found = []
+    for child in root.iterdir():
+        with suppress(FileNotFoundError):  # a rotation may be at work
+            about = child.lstat()
+            if stat.S_ISDIR(about.st_mode) and not child.name.startswith("."):
+                found.append((about.st_mtime, child))
+    return [child for _, child in sorted(found, reverse=True)]
 
 
 async def download(
@@ -96,12 +97,14 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate, 
     async with descriptor(_open, to, entry) as fd:
         if entry.size:
             wanted = zip(pieces, digests, strict=True)
-            async with _twin(() if begun else held, entry, digests[0]) as twin:
+            # A seal is against what somebody meant to pass for the file: then only the store's word counts.
+            async with _twin(() if begun or entry.seal else held, entry, digests[0]) as twin:
                 one = partial(_range, store, key, fd, gate, begun, twin)
                 await all_of((partial(one, *at, digest) for at, digest in wanted), RANGES_AT_ONCE)
         elif await store.get(key) != b"":
             raise Corrupt(f"{key}: not empty, as the manifest says")
         if not await _sealed(key, fd, entry):
+            os.ftruncate(fd, 0)  # the next call asks the store again
             raise Corrupt(f"{key}: its sums are right and its seal is not: somebody changed it on purpose")
         os.fchmod(fd, entry.mode)  # last: a file that may not be written could not be gone on with
 
@@ -142,7 +145,7 @@ async def _twin(held: Sequence[Path], entry: FileEntry, digest: str) -> AsyncIte
 
 async def _first_twin(stack: AsyncExitStack, held: Sequence[Path], entry: FileEntry, digest: str) -> int | None:
     for directory in held[:NEIGHBOURS]:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # a bad block there costs that copy, not the restore
             fd = await stack.enter_async_context(descriptor(_open_twin, directory, entry))
             if await to_its_end(range_matches, fd, 0, ranges(entry.size)[0][1], digest):
                 return fd

@@ -81,3 +81,24 @@ async def test_the_first_failure_is_raised_as_itself_and_ends_the_rest() -> None
 
     with pytest.raises(ValueError, match="three"):
         await all_of((lambda n=n: work(n) for n in range(10)), 5)
+
+
+async def test_a_caller_that_is_cancelled_twice_still_waits_for_its_thread() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(to_its_end(work))
+    await asyncio.to_thread(begun.wait)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not task.done(), "whoever closes the descriptor now closes it under the thread"
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()

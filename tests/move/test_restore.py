@@ -1,5 +1,6 @@
 """A checkpoint comes back range by range: what is wrong is asked for again alone, what is right never twice."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -189,6 +190,22 @@ async def test_a_local_file_that_is_another_is_left_alone(way: Way, place: Place
     assert sorted(way.asked) == [0, RANGE, 2 * RANGE, 3 * RANGE]
 
 
+async def test_a_neighbour_with_a_bad_block_costs_its_copy_and_not_the_restore(
+    way: Way, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbour(way, place)
+    honest = restore.range_matches
+
+    def bad_block(fd: int, offset: int, length: int, digest: str) -> bool:
+        if "/checkpoint-0/" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.EIO, "Input/output error")
+        return honest(fd, offset, length, digest)
+
+    monkeypatch.setattr(restore, "range_matches", bad_block)
+    assert whole(way, await fetch(way, place))
+    assert sorted(way.asked) == [0, RANGE, 2 * RANGE, 3 * RANGE]
+
+
 # ---- seals
 
 
@@ -240,6 +257,10 @@ async def test_I5_content_that_was_forged_with_its_sums_is_refused_by_its_seal(
     assert not (place.root / NAME).exists()
     (wrong,) = await restore.sound(way, Keys("task"), told, deep=True, gate=open_gate)
     assert "seal" in wrong
+    way.asked = []
+    with pytest.raises(Corrupt, match="seal"):
+        await restore.fetch(way, Keys("task"), told, place, open_gate)
+    assert way.asked, "what was refused is asked for again, not taken from the disk"
 
 
 async def test_a_seal_that_this_version_does_not_know_asks_for_another(ram_path: Path, place: Place) -> None:

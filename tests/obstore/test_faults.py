@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from obstore import exceptions as obs
@@ -18,7 +19,7 @@ from syncd_obstore.upload import PART, PARTS, part_of
 from syncd_s3 import S3Settings
 from syncd_s3.store import S3Store
 
-from syncd.errors import ConfigError, Denied, SyncdError, Torn, Transient
+from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn, Transient
 from syncd.model.checkpoint import RANGE
 from syncd.testing import Fault, FaultProxy, first, open_gate, s3_error, source_of
 from syncd.testing.servers import Minio, free_port
@@ -218,3 +219,29 @@ def test_a_metadata_service_that_is_not_there_means_no_credentials() -> None:
     error = translate(obs.GenericError(text), "gs://bucket/p", "")
     assert isinstance(error, Denied)
     assert "no credentials were found" in str(error)
+
+
+async def test_a_conflict_at_a_write_passes_and_is_no_claim_of_anothers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = await opened()
+
+    async def conflict(*_: object, **__: object) -> None:
+        raise obs.AlreadyExistsError(
+            "Object at location p/x already exists: status code: 409 Conflict: OperationAborted"
+        )
+
+    monkeypatch.setattr("obstore.put_async", conflict)
+    with pytest.raises(Transient):
+        await store.put("x", b"1")
+    with source_of(tmp_path / "f", b"1") as source, pytest.raises(Transient):
+        await store.upload("x", source, open_gate)
+    with pytest.raises(Exists):
+        await store.create("x", b"1")
+
+
+@pytest.mark.parametrize("key", ["missing-token-ablation/resume.json", "SlowDown/x", "Not a directory"])
+def test_a_key_that_reads_like_an_error_is_none(key: str) -> None:
+    for shown in (key, quote(key)):
+        text = f"Object at location p/{shown} not found: Error performing GET: status code: 404 Not Found"
+        assert isinstance(translate(FileNotFoundError(text), "s3://bucket/p", key), NotFound)

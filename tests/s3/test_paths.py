@@ -101,6 +101,19 @@ async def test_under_tls_the_proxy_sees_a_tunnel_alone(
     assert set(seen) == {f"CONNECT 127.0.0.1:{server.port}"}
 
 
+async def test_what_netrc_says_of_the_host_is_nothing_to_us(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login somebody password canary\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    async with forward_proxy() as (url, _):
+        behind(url, monkeypatch)
+        store = await S3Store.open(f"s3://{bucket}/p", S3Settings())
+        assert store.way == "signed"
+        await up_and_down(store, tmp_path, 1000)
+        await store.aclose()
+
+
 @pytest.mark.parametrize("path", ["fast", "signed", "sdk"])
 async def test_the_setting_names_the_way(bucket: str, path: str) -> None:
     store = await S3Store.open(f"s3://{bucket}", S3Settings.model_validate({"s3_path": path}))

@@ -98,6 +98,21 @@ async def test_a_cancelled_caller_cancels_both(monkeypatch: pytest.MonkeyPatch) 
     assert requests.cancelled == 2
 
 
+async def test_of_many_slow_ones_one_at_a_time_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, requests, task = await two_at_work(monkeypatch)
+    others = Requests()
+    slow = [asyncio.create_task(made.ask(others.one, SMALL)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    assert len(others.ends) == 5
+    requests.ends[0].set_result("done")
+    assert await task == "done"
+    await asyncio.sleep(0.05)
+    assert len(others.ends) == 6
+    for end in others.ends:
+        end.set_result("done")
+    assert await asyncio.gather(*slow) == ["done"] * 5
+
+
 @pytest.mark.parametrize("nbytes", [0, SMALL - 1])
 async def test_small_requests_and_those_of_a_beginning_are_never_repeated(
     monkeypatch: pytest.MonkeyPatch, nbytes: int

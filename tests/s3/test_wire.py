@@ -9,8 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from syncd_s3 import S3Settings
-from syncd_s3.paths import proxied
-from syncd_s3.session import Session
+from syncd_s3.session import Session, proxy_of
 from syncd_s3.store import S3Store
 from syncd_s3.wire import Answer, Request, Span, Wire
 
@@ -200,10 +199,13 @@ async def test_an_answer_that_is_cut_anywhere_is_an_error(wire: Wire, server: Se
 
 async def test_more_than_was_asked_for_is_never_written(wire: Wire, server: Server, into: Path) -> None:
     async def much(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        writer.write(b"HTTP/1.1 200 x\r\nContent-Length: 1000\r\n\r\n" + b"m" * 1000)
+        writer.write(b"HTTP/1.1 %d x\r\nContent-Length: 1000\r\n\r\n%s" % (status, b"m" * 1000))
         return True
 
+    status = 200
     server.serve = much
+    assert (await get(wire, server, into, 999)).moved == 0, "a server without ranges, as its headers tell"
+    status = 206
     with pytest.raises(BROKEN, match="promised"):
         await get(wire, server, into, 999)
     assert into.read_bytes() == b""
@@ -294,4 +296,4 @@ def test_whether_a_proxy_stands_between(url: str, through: bool, monkeypatch: py
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    assert proxied(url) is through
+    assert (proxy_of(url) is not None) is through
