@@ -207,10 +207,9 @@ def slow_link(size: int) -> None:
 
 def on_slow_link(size: int) -> None:
     """`slow_link`'s other half, within the namespace."""
-    run = ["ip", "link", "set", "lo", "mtu", str(MTU), "up"]
-    subprocess.run(run, check=True)
     # No large segments: their headers would be counted once for many packets.
-    subprocess.run(["ethtool", "-K", "lo", "tso", "off", "gso", "off", "gro", "off"], check=False, capture_output=True)
+    run = ["ip", "link", "set", "dev", "lo", "mtu", str(MTU), "gso_max_segs", "1", "up"]
+    subprocess.run(run, check=True)
     shape = ["tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", "20mbit", "burst", "16kb", "latency", "400ms"]
     subprocess.run(shape, check=True)
     with tempfile.TemporaryDirectory(prefix="syncd-bench-") as made, Minio(Path(made, "minio")) as minio:
@@ -255,9 +254,10 @@ def interference(home: Path, size: int, rounds: int) -> None:
             with first_use(home, f"trainer-{number}") as directory:
                 env = {"SYNCD_TASK": f"trainer-{number}", "SYNCD_UPLOAD_LIMIT": "100MB"}
                 node = Node(directory, sink.env, **env)
-                path, seconds = node.save(1, size), size / 100e6 + 6
+                seconds = size / 100e6 + 6
                 with node.running("sleep", "600"):
                     node.until("trainer_started")
+                    path = node.save(1, size)  # not before the start, which sets aside what has no marker
                     idle = _train(directory, seconds)
                     busy = _train(directory, seconds, (path / "_SUCCESS").touch)
                     node.until("checkpoint_committed")
@@ -314,7 +314,7 @@ def main() -> None:
         latency(home, minio, events=True)
         latency(home, minio, events=False)
         interference(home, min(size, 1 << 30), asked.rounds)
-    slow_link(48 << 20)
+    slow_link(128 << 20)
 
 
 if __name__ == "__main__":
