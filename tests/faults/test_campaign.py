@@ -71,7 +71,7 @@ def faults() -> Iterator[tuple[str, Fault]]:
 def cases() -> list[Any]:
     every = [(name, fault, number) for name, fault in faults() for number in CONNECTIONS]
     if not ALL:
-        seed = int(os.environ.get("SYNCD_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+        seed = int(os.environ.get("SYNCD_TEST_SEED") or 1)  # the same part each time: `make faults` finds what is new
         print(f"seed: SYNCD_TEST_SEED={seed}")
         every = random.Random(seed).sample(every, SHARE)
     return [pytest.param(fault, number, id=f"{name}, connection {number}") for name, fault, number in every]
