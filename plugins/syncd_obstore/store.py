@@ -16,8 +16,9 @@ from obstore import exceptions as obs
 from obstore.store import from_url
 
 from syncd.errors import ConfigError, Denied, Exists, NotFound, Transient
+from syncd.local.digest import add_crc, spell
 from syncd.local.threads import to_its_end
-from syncd.store import Entry, Gate, Source, write_at
+from syncd.store import Entry, Fetched, Gate, Source, write_at
 from syncd_obstore.errors import FAILURES, EmptyRange, translate
 from syncd_obstore.upload import upload
 
@@ -97,22 +98,23 @@ class ObstoreStore:
         await self._stream(key, offset, length, keep)
         return b"".join(pieces)
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
-        done = 0
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
+        done = crc = 0
 
-        async def write(data: bytes) -> None:
-            nonlocal done
+        def write(data: bytes) -> None:
+            nonlocal done, crc
+            data = data[: length - done]
             try:
-                await to_its_end(write_at, fd, data[: length - done], offset + done)
+                write_at(fd, data, offset + done)
             except OSError as error:
                 raise _Unwritable(error) from None
-            done = min(length, done + len(data))
+            done, crc = done + len(data), add_crc(data, crc)
 
         try:
-            await self._stream(key, offset, length, write)
+            await self._stream(key, offset, length, lambda data: to_its_end(write, data))
         except _Unwritable as disk:
             raise disk.error from None
-        return done
+        return Fetched(done, spell(crc))
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         async with self._said(prefix, 0) as progress:

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError, create_parser
 
 from syncd.errors import Transient
+from syncd.store import Fetched
 from syncd_s3.client import Client
 from syncd_s3.wire import Answer, Request, Span
 
@@ -46,10 +47,10 @@ class DirectPath:
             request = await self._signed(operation, about, body=span)
             return self._parsed(operation, await self.carrier.exchange(replace(request, polite=not urgent)))
 
-    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
         async with self._client.said(what):
             answer = await self.carrier.exchange(await self._signed("get_object", about, into=span))
-            return self._parsed("get_object", answer), answer.moved
+            return self._parsed("get_object", answer), answer.fetched or Fetched(0)
 
     async def _signed(
         self, operation: str, params: Mapping[str, Any], *, body: Span | None = None, into: Span | None = None
@@ -82,7 +83,11 @@ class DirectPath:
 
     def _parsed(self, operation: str, answer: Answer) -> dict[str, Any]:
         model = self._model(operation)
-        if answer.status < 300 and not answer.moved and answer.headers.get("content-type", "").startswith("text/html"):
+        if (
+            answer.status < 300
+            and not answer.fetched
+            and answer.headers.get("content-type", "").startswith("text/html")
+        ):
             raise ResponseParserError("a page for people")
         if answer.status < 300 and operation == "get_object":  # its body is in the file
             return {"ContentRange": answer.headers.get("content-range", "")}

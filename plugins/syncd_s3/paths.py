@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol, TypeVar
 
 from syncd.errors import Denied
+from syncd.store import Fetched
 from syncd_s3.client import Client
 from syncd_s3.direct import DirectPath
 from syncd_s3.patience import Patience
@@ -30,8 +31,8 @@ class Path(Protocol):
     ) -> dict[str, Any]:
         """One PutObject or UploadPart with a range of a file as its body; the parsed answer."""
 
-    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-        """GetObject of a range into a file; the parsed answer, and how many bytes came."""
+    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
+        """GetObject of a range into a file; the parsed answer, and what came."""
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -78,8 +79,17 @@ class Paths:
     ) -> dict[str, Any]:
         return await self._by(lambda path: path.send(operation, what, span, urgent, about), span.length)
 
-    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-        return await self._by(lambda path: path.fetch(what, span, about), span.length)
+    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
+        asked = 0
+
+        def ask(path: Path) -> Coroutine[Any, Any, tuple[dict[str, Any], Fetched]]:
+            nonlocal asked
+            asked += 1
+            return path.fetch(what, span, about)
+
+        answer, fetched = await self._by(ask, span.length)
+        # Two at once wrote to the same place, and the one that lost may have brought other bytes.
+        return answer, fetched if asked == 1 else Fetched(fetched.nbytes)
 
     async def aclose(self) -> None:
         for path in [*self._ways.values(), *self._left]:

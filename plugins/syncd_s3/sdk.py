@@ -5,9 +5,10 @@ from typing import Any
 
 from syncd.errors import StoreError
 from syncd.local.threads import to_its_end
+from syncd.store import Fetched
 from syncd_s3.body import RangeBody
 from syncd_s3.client import Client, Progress
-from syncd_s3.wire import Span, write
+from syncd_s3.wire import Landing, Span
 
 
 class SdkPath:
@@ -34,9 +35,11 @@ class SdkPath:
                 raise bodies[0].torn from None
             raise
 
-    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
         answer, data = await self._client.get(what, **about)
-        return answer, await to_its_end(write, span.fd, memoryview(data)[: span.length], span.offset)
+        landing = Landing(span)
+        await to_its_end(landing.take, memoryview(data)[: span.length])
+        return answer, landing.fetched
 
     async def aclose(self) -> None:
         return None

@@ -10,8 +10,9 @@ import aiohttp
 from yarl import URL
 
 from syncd.local.threads import to_its_end
+from syncd.store import Fetched
 from syncd_s3.body import RangeBody
-from syncd_s3.wire import MOST, THREADS, Answer, Request, Span, write
+from syncd_s3.wire import MOST, THREADS, Answer, Landing, Request, Span
 
 PIECE = 1 << 20
 """Bytes of an answer that are written at a time."""
@@ -57,8 +58,8 @@ class Session:
                         answer.close()  # the whole object, of a server without ranges: the headers tell
                         return Answer(200, headers, b"")
                     if request.into and answer.status in (200, 206):
-                        moved = await self._receive(answer, request.into, progress)
-                        return Answer(answer.status, headers, b"", moved)
+                        fetched = await self._receive(answer, request.into, progress)
+                        return Answer(answer.status, headers, b"", fetched)
                     return Answer(answer.status, headers, await _kept(answer))
             except aiohttp.ClientError:
                 # aiohttp reports any error of a body as one of the connection.
@@ -80,16 +81,14 @@ class Session:
         return self._made
 
     @staticmethod
-    async def _receive(answer: aiohttp.ClientResponse, span: Span, progress: Callable[[], None]) -> int:
+    async def _receive(answer: aiohttp.ClientResponse, span: Span, progress: Callable[[], None]) -> Fetched:
         if answer.content_length is not None and answer.content_length > span.length:
             raise aiohttp.ClientPayloadError(f"{answer.content_length} bytes were promised of {span.length}")
-        moved = 0
+        landing = Landing(span)
         async for piece in answer.content.iter_chunked(PIECE):
-            if moved + len(piece) > span.length:
-                raise aiohttp.ClientPayloadError(f"more than {span.length} bytes came")
-            moved += await to_its_end(write, span.fd, memoryview(piece), span.offset + moved)
+            await to_its_end(landing.take, memoryview(piece))
             progress()
-        return moved
+        return landing.fetched
 
 
 async def _kept(answer: aiohttp.ClientResponse) -> bytes:

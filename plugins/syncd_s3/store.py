@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from syncd.errors import ConfigError, Denied, NotFound, Transient
 from syncd.local.digest import sum_bytes
-from syncd.store import Entry, Gate, Source, fetch_by_get
+from syncd.store import Entry, Fetched, Gate, Source, fetch_by_get
 from syncd_s3.client import Client, Settings
 from syncd_s3.errors import EmptyRange
 from syncd_s3.paths import Paths
@@ -77,19 +77,19 @@ class S3Store:
         self._ranged(answer, offset)
         return data
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
         if not length:
             return await fetch_by_get(self, key, offset, length, fd)
         where = self._key(key)
         about = {"Key": where, "Range": f"bytes={offset}-{offset + length - 1}"}
         try:
-            answer, moved = await self.paths.fetch(where, Span(fd, offset, length), about)
+            answer, fetched = await self.paths.fetch(where, Span(fd, offset, length), about)
         except EmptyRange:
-            return 0
+            return Fetched(0)
         except Unwritable as disk:
             raise disk.error from None
         self._ranged(answer, offset)
-        return moved
+        return fetched
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         where = self.prefix + prefix

@@ -1,13 +1,13 @@
 """HTTP/1.1 over kept-alive connections in threads, where the kernel moves the bytes between files and sockets.
 
-The standard library's `http.client` speaks HTTP. On plain HTTP a range of a file goes out by `sendfile` and comes in by
-`splice`, and never passes through this process; under TLS it goes through one window. An event loop was tried for the
-same work: it waits for the disk when a file is cold, and costs twice the processor time.
+The standard library's `http.client` speaks HTTP. On plain HTTP a range of a file goes out by `sendfile` and never passes
+through this process; under TLS, and on its way back, it goes through one window. `splice` into the file was tried: the
+sums then need a second reading, and that costs more than it saves. So was an event loop: it waits for the disk when a
+file is cold, and costs twice the processor time.
 """
 
 import asyncio
 import errno
-import fcntl
 import http.client
 import os
 import select
@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from syncd.errors import Torn
+from syncd.local.digest import add_crc, spell
 from syncd.local.threads import outlast
+from syncd.store import Fetched, write_at
 
 WINDOW = 256 << 10
-"""Bytes that TLS moves at a time. Larger blocks make writers of one file spin on its lock."""
-PIPE = 1 << 20
-"""Bytes of the pipe between socket and file: what Linux gives anybody."""
+"""Bytes that are moved at a time. Larger blocks make writers of one file spin on its lock."""
 MOST = 1 << 20
 """Bytes of an answer that is kept in memory: error documents are far smaller."""
 THREADS = 32
@@ -71,12 +71,34 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, headers by their names in small letters, and the body; `moved`: bytes that went into the file instead."""
+    """Status, headers by their names in small letters, and the body; `fetched`: what went into the file instead."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    moved: int = 0
+    fetched: Fetched | None = None
+
+
+class Landing:
+    """Where an answer's body goes: a span of a file. Sums what it writes, since it is in the processor's cache now."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self.moved = self._crc = 0
+
+    def take(self, data: memoryview) -> None:
+        """Write what came next. Raises `Unwritable`, or ConnectionError for more than was asked for. Blocks."""
+        if self.moved + len(data) > self._span.length:
+            raise ConnectionError(errno.EPROTO, f"more than {self._span.length} bytes came")
+        try:
+            write_at(self._span.fd, data, self._span.offset + self.moved)
+        except OSError as error:
+            raise Unwritable(error) from None
+        self.moved, self._crc = self.moved + len(data), add_crc(data, self._crc)
+
+    @property
+    def fetched(self) -> Fetched:
+        return Fetched(self.moved, spell(self._crc))
 
 
 class Wire:
@@ -295,76 +317,45 @@ class _Connection:
         answer = self._http.getresponse()
         self.answered = True
         headers = {name.lower(): value for name, value in answer.getheaders()}
-        moved, body = 0, b""
+        fetched, body = None, b""
         if request.into and answer.status == 200 and (answer.length or 0) > request.into.length:
             return Answer(200, headers, b"")  # the whole object, of a server without ranges: the headers tell
         if request.into and answer.status in (200, 206):
-            moved = self._receive_span(answer, request.into)
+            fetched = self._receive_span(answer, request.into).fetched
             answer.close()
         else:
             body = answer.read(MOST)
         self.reusable = answer.isclosed() and not answer.will_close
-        return Answer(answer.status, headers, body, moved)
+        return Answer(answer.status, headers, body, fetched)
 
-    def _receive_span(self, answer: http.client.HTTPResponse, span: Span) -> int:
-        """Move an answer's body into a file; its length. Raises OSError when it ends early or is too long."""
-        length, moved = answer.length, 0
-        if length is not None and length > span.length:
-            raise ConnectionError(errno.EPROTO, f"{length} bytes were promised of {span.length}")
-        if self._tls is None and length:
+    def _receive_span(self, answer: http.client.HTTPResponse, span: Span) -> Landing:
+        """Move an answer's body into a file. Raises OSError when it ends early or is too long."""
+        promised, landing = answer.length, Landing(span)
+        if promised is not None and promised > span.length:
+            raise ConnectionError(errno.EPROTO, f"{promised} bytes were promised of {span.length}")
+        window = memoryview(bytearray(min(WINDOW, span.length)))
+        if self._tls is None and promised:
             # What came along with the headers is in the reader's buffer; after that the socket is ours.
-            moved = write(span.fd, memoryview(answer.read1(WINDOW)), span.offset)
-            if moved < length:
-                self._plain.setblocking(True)
-                try:
-                    self._splice(span, moved, length)
-                finally:
-                    self._plain.settimeout(self._timeout)
-            return length
-        return self._by_windows(answer, span)
+            landing.take(memoryview(answer.read1(WINDOW)))
+            self._plain.setblocking(True)
+            try:
+                while landing.moved < promised and (got := self._fill(window[: promised - landing.moved])):
+                    landing.take(window[:got])
+            finally:
+                self._plain.settimeout(self._timeout)
+        else:
+            while got := answer.readinto(window):
+                landing.take(window[:got])
+        if promised is not None and landing.moved < promised:
+            raise ConnectionResetError(errno.ECONNRESET, f"{landing.moved} bytes came of {promised}")
+        return landing
 
-    def _by_windows(self, answer: http.client.HTTPResponse, span: Span) -> int:
-        """As `_receive_span`, under TLS, or where the length was not said (chunked)."""
-        promised, moved = answer.length, 0
-        window = memoryview(bytearray(WINDOW))
-        while got := answer.readinto(window):
-            if moved + got > span.length:
-                raise ConnectionError(errno.EPROTO, f"more than {span.length} bytes came")
-            moved += write(span.fd, window[:got], span.offset + moved)
-        if promised is not None and moved < promised:
-            raise ConnectionResetError(errno.ECONNRESET, f"{moved} bytes came of {promised}")
-        return moved
-
-    def _splice(self, span: Span, moved: int, length: int) -> None:
-        """Let the kernel move what is left of `length` bytes."""
-        incoming = self._plain.fileno()
-        out, into = os.pipe2(os.O_CLOEXEC)
+    def _fill(self, window: memoryview) -> int:
+        """A whole window in one call, or what came before the end or the time-out."""
         try:
-            with suppress(OSError):  # above the user's share of pipes: smaller, not worse
-                fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE)
-            while moved < length:
-                held = _splice(incoming, into, length - moved)
-                if not held:
-                    raise ConnectionResetError(errno.ECONNRESET, f"{moved} bytes came of {length}")
-                while held:
-                    try:
-                        done = os.splice(out, span.fd, held, offset_dst=span.offset + moved)
-                    except OSError as error:
-                        if error.errno not in _NO_KERNEL:
-                            raise Unwritable(error) from None
-                        done = write(span.fd, memoryview(os.read(out, held)), span.offset + moved)
-                    held -= done
-                    moved += done
-        finally:
-            os.close(out)
-            os.close(into)
-
-
-def _splice(incoming: int, into: int, most: int) -> int:
-    try:
-        return os.splice(incoming, into, most)
-    except BlockingIOError:
-        raise TimeoutError(errno.ETIMEDOUT, "nothing came in time") from None
+            return self._plain.recv_into(window, len(window), socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise TimeoutError(errno.ETIMEDOUT, "nothing came in time") from None
 
 
 def _read(fd: int, window: memoryview, offset: int) -> int:
@@ -372,18 +363,6 @@ def _read(fd: int, window: memoryview, offset: int) -> int:
         return os.preadv(fd, [window], offset)
     except OSError as error:
         raise Torn(f"the file cannot be read: {error.strerror}") from None
-
-
-def write(fd: int, data: memoryview, offset: int) -> int:
-    """All of `data` into a file at `offset`; its length. Raises `Unwritable`. Blocks."""
-    total = len(data)
-    while data:
-        try:
-            done = os.pwrite(fd, data, offset)
-        except OSError as error:
-            raise Unwritable(error) from None
-        data, offset = data[done:], offset + done
-    return total
 
 
 def _ended(span: Span, sent: int) -> Torn:

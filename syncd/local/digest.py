@@ -56,7 +56,7 @@ def range_matches(fd: int, offset: int, length: int, digest: str) -> bool:
         return False
 
 
-def add_crc(data: bytes, crc: int = 0) -> int:
+def add_crc(data: bytes | memoryview, crc: int = 0) -> int:
     """CRC-64/NVME of bytes that follow those of `crc`."""
     return int(checksums.crc64nvme(data, crc))
 

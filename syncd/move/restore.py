@@ -119,7 +119,7 @@ async def _sealed(key: str, fd: int, entry: FileEntry) -> bool:
 async def _range(
     store: Store, key: str, fd: int, gate: Gate, begun: bool, twin: int | None, offset: int, length: int, digest: str
 ) -> None:
-    """One range, verified in the file. Asked for again where it is wrong: it may have been damaged on the way.
+    """One range, verified as it was written. Asked for again where it is wrong: it may have been damaged on the way.
 
     `begun`: an earlier process may have fetched it; `twin`: a local file that may hold it. Raises `NotFound`, and
     `Corrupt` for what comes wrong each time.
@@ -131,9 +131,13 @@ async def _range(
     for _ in range(TRIES):
         async with gate(length):
             came = await store.fetch(key, offset, length, fd)
-            if came == length and await to_its_end(range_matches, fd, offset, length, digest):
+            if came.nbytes == length and (
+                await to_its_end(range_matches, fd, offset, length, digest)
+                if came.digest is None
+                else came.digest == digest
+            ):
                 return
-    raise Corrupt(f"{key}: bytes {offset} to {offset + length} are not those that were committed ({came} came)")
+    raise Corrupt(f"{key}: bytes {offset} to {offset + length} are not those that were committed ({came.nbytes} came)")
 
 
 @asynccontextmanager

@@ -38,6 +38,14 @@ class Source:
         return read_exactly(self.fd, offset, length)
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What `fetch` wrote: `nbytes` bytes, and their digest where it was taken of the very bytes that were written."""
+
+    nbytes: int
+    digest: str | None = None
+
+
 Gate = Callable[[int], AbstractAsyncContextManager[bool | None]]
 """`async with gate(nbytes) as urgent:` admits one piece of work under the caller's byte budget, concurrency and rate.
 
@@ -65,11 +73,12 @@ class Store(Protocol):
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """An object's bytes, or a range of them (shorter at the end of the object). Raises `NotFound`."""
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
-        """`get` of a range into an open file, at the same offset; the bytes that came (fewer at the object's end).
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
+        """`get` of a range into an open file, at the same offset; what came (fewer bytes at the object's end).
 
-        Nothing is verified: what was written counts only once the caller has summed it. Raises OSError for the file's
-        own disk. `fetch_by_get` serves a store that knows no better way. A cancelled call has stopped writing.
+        Nothing is verified: what was written counts only once the caller has compared its digest, or summed the file
+        where the store says none. Raises OSError for the file's own disk. `fetch_by_get` serves a store that knows no
+        better way. A cancelled call has stopped writing.
         """
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
@@ -95,15 +104,20 @@ def read_exactly(fd: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def fetch_by_get(store: Store, key: str, offset: int, length: int, fd: int) -> int:
+async def fetch_by_get(store: Store, key: str, offset: int, length: int, fd: int) -> Fetched:
     """`Store.fetch` through memory: one `get`, then the write."""
+    from syncd.local.digest import add_crc, spell
     from syncd.local.threads import to_its_end  # asyncio, which the command line's start does without
 
-    data = await store.get(key, offset, length)
-    return await to_its_end(write_at, fd, data[:length], offset)
+    data = (await store.get(key, offset, length))[:length]
+
+    def write() -> Fetched:
+        return Fetched(write_at(fd, data, offset), spell(add_crc(data)))
+
+    return await to_its_end(write)
 
 
-def write_at(fd: int, data: bytes, offset: int) -> int:
+def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:
     """All of `data` into a file at `offset`; its length. Blocks."""
     view = memoryview(data)
     while view:

@@ -15,7 +15,7 @@ from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn
 from syncd.local.digest import WINDOW, matches
 from syncd.local.threads import descriptor, to_its_end
 from syncd.model.checkpoint import ranges
-from syncd.store import Entry, Gate, Source, write_at
+from syncd.store import Entry, Fetched, Gate, Source, write_at
 
 T = TypeVar("T")
 TEMP = ".tmp"
@@ -83,9 +83,9 @@ class FileStore:
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._call(key, lambda: self._read(key, offset, length))
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
         async with descriptor(self._open, key) as file:
-            return await to_its_end(self._copy_into, key, file, fd, offset, length)
+            return Fetched(await to_its_end(self._copy_into, key, file, fd, offset, length))
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         def look() -> list[Entry]:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from syncd.errors import Denied, SlowDown, StoreError, Transient
-from syncd.store import Entry, Gate, Source, Store
+from syncd.store import Entry, Fetched, Gate, Source, Store
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -47,7 +47,7 @@ class Opening:
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await (await self._get()).get(key, offset, length)
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
         return await (await self._get()).fetch(key, offset, length, fd)
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
@@ -159,7 +159,7 @@ class Retrying:
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._retry(lambda: self.inner.get(key, offset, length))
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
         return await self._retry(lambda: self.inner.fetch(key, offset, length, fd))
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from syncd.errors import Transient
-from syncd.store import Entry, Gate, Source, Store
+from syncd.store import Entry, Fetched, Gate, Source, Store
 
 
 class NodeDied(BaseException):
@@ -45,11 +45,11 @@ class Around:
         await self.after("get", key)
         return data
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
         await self.before("fetch", key)
-        moved = await self.inner.fetch(key, offset, length, fd)
+        fetched = await self.inner.fetch(key, offset, length, fd)
         await self.after("fetch", key)
-        return moved
+        return fetched
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         await self.before("list", prefix)

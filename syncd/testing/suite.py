@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncd.errors import Exists, NotFound, Torn
-from syncd.local.digest import sum_file
+from syncd.local.digest import sum_bytes, sum_file
 from syncd.model.checkpoint import RANGE
 from syncd.store import Entry, Source, Store
 
@@ -60,7 +60,7 @@ class StoreSuite:
         assert await store.get("t/x", 7, 100) == b"789"
         assert await store.get("t/x", 4) == b"456789"
 
-    async def test_fetch_puts_a_range_at_its_offset_and_says_how_much_came(self, store: Store, tmp_path: Path) -> None:
+    async def test_fetch_puts_a_range_at_its_offset_and_says_what_came(self, store: Store, tmp_path: Path) -> None:
         content = os.urandom(3 << 20)
         with source_of(tmp_path / "f", content) as source:
             await store.upload("t/x", source, open_gate)
@@ -68,9 +68,14 @@ class StoreSuite:
         into.write_bytes(b"-" * (len(content) + 5))
         fd = os.open(into, os.O_RDWR)
         try:
-            assert await store.fetch("t/x", 1, 2 << 20, fd) == 2 << 20
-            assert await store.fetch("t/x", (2 << 20) + 1, 2 << 20, fd) == (1 << 20) - 1
-            assert await store.fetch("t/x", len(content), 100, fd) == 0
+            came = [
+                await store.fetch("t/x", 1, 2 << 20, fd),
+                await store.fetch("t/x", (2 << 20) + 1, 2 << 20, fd),
+                await store.fetch("t/x", len(content), 100, fd),
+            ]
+            assert [each.nbytes for each in came] == [2 << 20, (1 << 20) - 1, 0]
+            for each, part in zip(came, (content[1 : (2 << 20) + 1], content[(2 << 20) + 1 :], b""), strict=True):
+                assert each.digest in (None, sum_bytes(part).digest)
             assert into.read_bytes() == b"-" + content[1:] + b"-" * 5
         finally:
             os.close(fd)
@@ -165,7 +170,7 @@ class StoreSuite:
             with source_of(tmp_path / "f", key.encode()) as source:
                 await store.upload(key, source, open_gate)
             with (tmp_path / "into").open("w+b") as file:
-                assert await store.fetch(key, 0, source.size, file.fileno()) == source.size
+                assert (await store.fetch(key, 0, source.size, file.fileno())).nbytes == source.size
                 assert file.read() == key.encode()
         assert [entry.key for entry in await store.list("t/")] == sorted(keys)
 

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -57,15 +58,15 @@ class Bench:
         return self.home / name
 
     def round(self, number: int) -> None:
-        """Every tool once at every kind, against servers that are new; who begins changes from round to round."""
+        """Every tool once at every kind, against servers that are new; in another order each time, since what a tool
+        leaves in the machine's memory is the next one's luck."""
+        order = random.Random(number)
         with ExitStack() as stack:
             servers = {tls: stack.enter_context(self._server(tls)) for tls in (False, True)}
             for kind in KINDS:
-                tools = (OWN, *kind.peers)
-                start = number % len(tools)
                 if kind.op == "get":
                     self._seed(kind, servers[kind.tls])
-                for tool in tools[start:] + tools[:start]:
+                for tool in order.sample((OWN, *kind.peers), k=1 + len(kind.peers)):
                     self._turn(kind, tool, servers[kind.tls])
                 _empty(servers[kind.tls], "seeded")
 

@@ -10,12 +10,13 @@ from blake3 import blake3
 from msgspec import structs
 
 from syncd.errors import Corrupt
-from syncd.local.digest import sum_bytes
+from syncd.local.digest import crc_range, spell, sum_bytes
 from syncd.local.place import Place
 from syncd.model.checkpoint import RANGE, Committed
 from syncd.model.keys import Keys
 from syncd.move import restore
 from syncd.move.objects import read_manifest
+from syncd.store import Fetched
 from syncd.store.memory import MemoryStore
 from syncd.testing import Node, NodeDied, open_gate
 
@@ -31,8 +32,9 @@ class Way(MemoryStore):
         self.damage: dict[int, int] = {}
         self.dies_at: int | None = None
         self.asked: list[int] = []
+        self.sums = True
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
         if not key.endswith("large.bin"):
             return await super().fetch(key, offset, length, fd)
         self.asked.append(offset)
@@ -42,11 +44,11 @@ class Way(MemoryStore):
         if self.damage.get(offset, 0) > 0:
             self.damage[offset] -= 1
             os.pwrite(fd, b"?", offset + 5)
-        return came
+        return Fetched(came.nbytes, spell(crc_range(fd, offset, came.nbytes)) if self.sums else None)
 
 
-@pytest.fixture
-async def way(ram_path: Path) -> Way:
+@pytest.fixture(params=[True, False], ids=["summed-on-the-way", "summed-in-the-file"])
+async def way(ram_path: Path, request: pytest.FixtureRequest) -> Way:
     """A store that holds one commit, with a file of four ranges in it."""
     node = Node(MemoryStore(), ram_path / "first")
     await node.boot()
@@ -55,7 +57,9 @@ async def way(ram_path: Path) -> Way:
     (path / "_SUCCESS").write_text("")
     await node.push_all()
     assert isinstance(node.store, MemoryStore)
-    return Way(node.store.objects)
+    made = Way(node.store.objects)
+    made.sums = request.param
+    return made
 
 
 @pytest.fixture

@@ -2,15 +2,21 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from syncd_s3 import S3Settings, patience
+from syncd_s3.paths import Paths
 from syncd_s3.patience import ENOUGH, SMALL, Patience
 from syncd_s3.store import S3Store
+from syncd_s3.wire import Span
 
 from syncd.errors import Denied, Transient
+from syncd.local.digest import sum_bytes
 from syncd.model.checkpoint import RANGE
+from syncd.store import Fetched
 from syncd.testing import Fault, FaultProxy, open_gate, source_of
 from syncd.testing.servers import Minio
 
@@ -126,6 +132,34 @@ async def test_small_requests_and_those_of_a_beginning_are_never_repeated(
     assert made.repeated == 0
 
 
+class Stuck:
+    """A way whose first request never ends; it says what came and its digest."""
+
+    def __init__(self, stuck: int) -> None:
+        self.left = stuck
+
+    async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
+        self.left -= 1
+        if self.left >= 0:
+            await asyncio.Event().wait()
+        return {}, Fetched(span.length, "crc64nvme:1")
+
+    async def send(self, *_: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("stuck", "digest"), [(0, "crc64nvme:1"), (1, None)])
+async def test_I5_two_that_wrote_to_one_place_have_no_digest_of_one(
+    monkeypatch: pytest.MonkeyPatch, stuck: int, digest: str | None
+) -> None:
+    paths = Paths({"fast": Stuck(stuck)})
+    paths._patience = await used_to_speed(monkeypatch)
+    assert await paths.fetch("x", Span(-1, 0, SMALL), {}) == ({}, Fetched(SMALL, digest))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["fast", "signed"])
 async def test_one_slow_connection_does_not_hold_a_file_up(
@@ -148,7 +182,9 @@ async def test_one_slow_connection_does_not_hold_a_file_up(
         assert proxy.connections > slow
         with (tmp_path / "into").open("w+b") as into:
             for offset in range(0, len(content), RANGE):
-                await store.fetch("x", offset, RANGE, into.fileno())
+                came = await store.fetch("x", offset, RANGE, into.fileno())
+                assert came.nbytes == RANGE
+                assert came.digest in (None, sum_bytes(content[offset : offset + RANGE]).digest)
         assert (tmp_path / "into").read_bytes() == content
         assert store.paths._patience.repeated >= 1
         await store.aclose()

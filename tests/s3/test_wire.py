@@ -14,6 +14,8 @@ from syncd_s3.store import S3Store
 from syncd_s3.wire import Answer, Request, Span, Wire
 
 from syncd.errors import Denied, Torn
+from syncd.local.digest import sum_bytes
+from syncd.store import Fetched
 from syncd.testing import open_gate, source_of
 
 BROKEN = (ConnectionError, aiohttp.ClientError)
@@ -148,6 +150,10 @@ async def test_a_refusal_before_the_body_was_read_is_heard(wire: Wire, server: S
     assert (answer.status, answer.body) == (503, b"busy")
 
 
+def summed(data: bytes) -> Fetched:
+    return Fetched(len(data), sum_bytes(data).digest)
+
+
 async def test_continue_that_nobody_asked_for_is_passed_over(wire: Wire, server: Server, file: Path) -> None:
     async def eager(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -165,7 +171,7 @@ async def test_an_answer_of_http_1_0_ends_with_its_connection(wire: Wire, server
 
     server.serve = old
     for _ in range(2):
-        assert (await get(wire, server, into, 100_000)).moved == 100_000
+        assert (await get(wire, server, into, 100_000)).fetched == summed(b"y" * 100_000)
     assert into.read_bytes() == b"y" * 100_000
     assert server.connections == 2
 
@@ -180,7 +186,7 @@ async def test_a_chunked_answer_arrives_whole(wire: Wire, server: Server, into: 
 
     server.serve = chunked
     for _ in range(2):
-        assert (await get(wire, server, into, 200_000)).moved == 150_000
+        assert (await get(wire, server, into, 200_000)).fetched == summed(b"z" * 150_000)
     assert into.read_bytes() == b"z" * 150_000
     assert server.connections == 1
 
@@ -204,7 +210,7 @@ async def test_more_than_was_asked_for_is_never_written(wire: Wire, server: Serv
 
     status = 200
     server.serve = much
-    assert (await get(wire, server, into, 999)).moved == 0, "a server without ranges, as its headers tell"
+    assert (await get(wire, server, into, 999)).fetched is None, "a server without ranges, as its headers tell"
     status = 206
     with pytest.raises(BROKEN, match="promised"):
         await get(wire, server, into, 999)
@@ -218,7 +224,7 @@ async def test_an_error_does_not_go_into_the_file(wire: Wire, server: Server, in
 
     server.serve = missing
     answer = await get(wire, server, into, 100)
-    assert (answer.status, answer.body, answer.moved) == (404, b"<Error>", 0)
+    assert (answer.status, answer.body, answer.fetched) == (404, b"<Error>", None)
     assert into.read_bytes() == b""
 
 

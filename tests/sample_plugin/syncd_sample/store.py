@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote, urlsplit
 from syncd.errors import ConfigError, Denied, Exists, NotFound, Torn
 from syncd.local.digest import matches
 from syncd.model.checkpoint import ranges
-from syncd.store import Entry, Gate, Source, fetch_by_get
+from syncd.store import Entry, Fetched, Gate, Source, fetch_by_get
 
 
 class SampleStore:
@@ -51,7 +51,7 @@ class SampleStore:
             raise NotFound(f"{key}: no such object") from None
         return data[offset:] if length is None else data[offset : offset + length]
 
-    async def fetch(self, key: str, offset: int, length: int, fd: int) -> int:
+    async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
         return await fetch_by_get(self, key, offset, length, fd)
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
