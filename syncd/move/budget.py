@@ -7,13 +7,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from syncd.decide.lanes import LARGE, Lanes
+
 
 class Budget:
     """Admits pieces of work: at most `concurrency` at once, `memory` bytes together, `rate` bytes a second (0: any).
 
     A piece larger than `memory` goes alone, when nothing else is under way, so that nothing waits for ever. `rate` is a
     token bucket of one second, for uploads alone; `hurry()` lifts it for the drain. A store that asks for fewer requests
-    (`slow_down()`) halves what may run at once; each round of pieces that went through allows one more again (AIMD).
+    (`slow_down()`) halves what may run at once; each round of pieces that went through allows one more again (AIMD). On a
+    slow link fewer large uploads run at once, as many as bring something (`Lanes`).
     """
 
     def __init__(
@@ -29,16 +32,18 @@ class Budget:
         self.moved = 0
         self.hurried = False
         self._allowed, self._slowed = float(concurrency), -math.inf
+        self._lanes = Lanes(concurrency)
         self._began: float | None = None
         self._busy = 0.0
         self._clock, self._sleep = clock, sleep
         self._pieces = self._bytes = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, bool, asyncio.Future[None]]] = deque()
         self._asked, self._earned, self._earned_at = 0, 0.0, clock()
 
     def hurry(self) -> None:
         """No rate limit and no courtesy to the trainer from now on: the node is about to go."""
         self.rate, self.hurried = 0, True
+        self._admit()
 
     def pace(self, rate: float) -> None:
         """Another rate from now on, for what waits too; the drain's haste stays."""
@@ -50,11 +55,15 @@ class Budget:
         now = self._clock()
         if now - self._slowed >= 1.0:
             self._slowed, self._allowed = now, max(1.0, self._allowed / 2)
+            self._lanes.begin()
 
     @property
     def at_once(self) -> int:
-        """Pieces that may be under way now: `concurrency`, or fewer while the store is overloaded."""
-        return int(self._allowed)
+        """Large uploads that may be under way now: `concurrency`, or fewer while the store is overloaded or the link slow."""
+        return self._limit(laned=True)
+
+    def _limit(self, *, laned: bool) -> int:
+        return min(int(self._allowed), self._lanes.at_once) if laned and not self.hurried else int(self._allowed)
 
     @property
     def measured_rate(self) -> float | None:
@@ -62,8 +71,8 @@ class Budget:
         busy = self._busy + (self._clock() - self._began if self._began is not None else 0.0)
         return round(self.moved / busy) if self.moved and busy > 0 else None
 
-    def _fits(self, nbytes: int) -> bool:
-        return self._pieces == 0 or (self._pieces < self.at_once and self._bytes + nbytes <= self.memory)
+    def _fits(self, nbytes: int, laned: bool) -> bool:
+        return self._pieces == 0 or (self._pieces < self._limit(laned=laned) and self._bytes + nbytes <= self.memory)
 
     async def _pace(self, nbytes: int) -> None:
         if self.rate <= 0:
@@ -82,8 +91,8 @@ class Budget:
 
     def _admit(self) -> None:
         """Let in whoever is first in the queue, as long as it fits: first come, first served, so nothing starves."""
-        while self._waiting and (self._waiting[0][1].done() or self._fits(self._waiting[0][0])):
-            nbytes, turn = self._waiting.popleft()
+        while self._waiting and (self._waiting[0][2].done() or self._fits(*self._waiting[0][:2])):
+            nbytes, _, turn = self._waiting.popleft()
             if not turn.done():
                 if self._pieces == 0:
                     self._began = self._clock()
@@ -102,16 +111,22 @@ class Budget:
     @asynccontextmanager
     async def __call__(self, nbytes: int) -> AsyncIterator[bool]:
         """The gate of uploads: `unpaced`, and then the rate. Gives whether they are urgent."""
-        async with self.unpaced(nbytes):
+        async with self._admitted(nbytes, laned=nbytes >= LARGE):
             await self._pace(nbytes)
             yield self.hurried
             self.moved += nbytes
+            self._lanes.finished(nbytes, self._clock(), full=self._pieces >= self.at_once)
 
     @asynccontextmanager
     async def unpaced(self, nbytes: int) -> AsyncIterator[None]:
         """The gate of downloads: wait until `nbytes` more may be under way, released at the end of the context."""
+        async with self._admitted(nbytes, laned=False):
+            yield
+
+    @asynccontextmanager
+    async def _admitted(self, nbytes: int, *, laned: bool) -> AsyncIterator[None]:
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((nbytes, turn))
+        self._waiting.append((nbytes, laned, turn))
         self._admit()
         try:
             await turn

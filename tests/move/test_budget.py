@@ -151,3 +151,53 @@ async def test_the_drain_makes_pieces_urgent() -> None:
     budget.hurry()
     async with budget(1) as urgent:
         assert urgent
+
+
+async def test_on_a_slow_link_one_large_upload_runs_at_a_time_and_the_drain_has_all_lanes() -> None:
+    now, size = 0.0, 16 << 20
+    budget = Budget(concurrency=4, memory=1 << 30, clock=lambda: now)
+    left = iter(range(24))
+
+    async def lane() -> None:
+        nonlocal now
+        for _ in left:
+            async with budget(size):
+                await asyncio.sleep(0)
+                now += size / 2_500_000  # however many there are: the link is full
+
+    await asyncio.gather(*(lane() for _ in range(4)))
+    assert budget.at_once == 1
+    order: list[str] = []
+    async with budget(size):
+        up = asyncio.create_task(held(budget, size, asyncio.Event(), order, "second"))
+        await asyncio.sleep(0)
+        assert order == []
+        budget.hurry()
+        await asyncio.sleep(0)
+        assert order == ["in second"], "the drain has all lanes at once"
+        up.cancel()
+    assert budget.at_once == 4
+
+
+@pytest.mark.parametrize("kind", ["small", "down"])
+async def test_what_is_small_or_comes_down_has_all_lanes(kind: str) -> None:
+    now = 0.0
+    budget = Budget(concurrency=4, memory=1 << 30, clock=lambda: now)
+    budget._lanes.at_once = 1
+    release = asyncio.Event()
+    order: list[str] = []
+
+    async def fetched() -> None:
+        async with budget.unpaced(16 << 20):
+            order.append("down")
+            await release.wait()
+
+    async with budget(16 << 20):
+        more = [
+            asyncio.create_task(held(budget, 1000, release, order, "small") if kind == "small" else fetched())
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0)
+        assert len(order) == 3
+        release.set()
+        await asyncio.gather(*more)
