@@ -26,7 +26,7 @@ class ObstoreSettings(BaseModel):
         default=None, description="file of PEM certificates that vouch for the server too, beside the system's"
     )
     obstore_timeout: float = Field(
-        default=60.0, gt=0, description="seconds without an answer or progress that end a request"
+        default=60.0, gt=0, allow_inf_nan=False, description="seconds without an answer or progress that end a request"
     )
 
 

@@ -40,7 +40,7 @@ async def upload(store: Any, path: str, source: Source, gate: Gate, progress: Pr
     if source.size <= PART:
         async with gate(source.size):
             progress(source.size)
-            data = await _read(path, source, 0, source.size)
+            data = await to_its_end(source.read, 0, source.size)
             _compare(add_crc(data), source.sum.digest, path, 0)
             await obstore.put_async(store, path, data, use_multipart=False)
         return
@@ -56,7 +56,7 @@ async def upload(store: Any, path: str, source: Source, gate: Gate, progress: Pr
                 crc = 0
                 for at in range(offset, offset + length, SLICE):
                     progress(AT_ONCE * part)
-                    data = await _read(path, source, at, min(SLICE, offset + length - at))
+                    data = await to_its_end(source.read, at, min(SLICE, offset + length - at))
                     crc = add_crc(data, crc)
                     await _unless(put, feed.give(data))
                 _compare(crc, digest, path, offset)
@@ -73,13 +73,6 @@ async def upload(store: Any, path: str, source: Source, gate: Gate, progress: Pr
         if put.done() and not put.cancelled():
             put.exception()  # what it said after that is of no interest
         raise
-
-
-async def _read(path: str, source: Source, offset: int, length: int) -> bytes:
-    try:
-        return await to_its_end(source.read, offset, length)
-    except OSError as error:
-        raise Torn(f"{path}: the file cannot be read: {error.strerror}") from None
 
 
 def _compare(crc: int, digest: str, path: str, offset: int) -> None:

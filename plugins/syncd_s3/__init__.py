@@ -50,7 +50,7 @@ class S3Settings(BaseModel):
     )
     s3_requester_pays: bool = Field(default=False, description="pay for requests to another's bucket")
     s3_timeout: float = Field(
-        default=60.0, gt=0, description="seconds without an answer or progress that end a request"
+        default=60.0, gt=0, allow_inf_nan=False, description="seconds without an answer or progress that end a request"
     )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 from botocore.parsers import ResponseParserError
@@ -131,7 +132,7 @@ class Client:
         """Log what makes us do less than we could, once in a client's life."""
         if event not in self._warned:
             self._warned.add(event)
-            log.warning(event, extra={"error": str(error)})
+            log.warning(event, extra={"fields": {"why": str(error)}})
 
     async def call(self, operation: str, what: str, /, **params: Any) -> dict[str, Any]:
         """One request without a large body. `what`: the key or prefix that an error names."""
@@ -191,18 +192,20 @@ class Client:
     async def said(self, what: str) -> AsyncIterator[None]:
         """Take a slot, and say every failure in the store's words."""
         async with self._slots:
+            used = None
             try:
+                used = await self.credentials.get_frozen_credentials()
                 yield
             except FAILURES as error:
-                raise await self._translate(error, what) from None
+                raise await self._translate(error, what, used) from None
             except ValueError as error:
                 # botocore's parser, for a date or number that is none: damaged on the way, since no server means it.
                 raise Transient(f"{self.place}: {what}: the answer cannot be read ({error})") from None
 
-    async def _translate(self, error: Exception, what: str) -> StoreError:
-        if code_of(error) in OUTDATED:
+    async def _translate(self, error: Exception, what: str, used: ReadOnlyCredentials | None) -> StoreError:
+        if used and code_of(error) in OUTDATED:
             try:
-                if await self.credentials.changed():
+                if await self.credentials.changed(used):
                     return Transient(f"{self.place}: the credentials were renewed; once more")
             except FAILURES as failure:
                 return translate(failure, self.place, self.credentials.shown, what)

@@ -114,9 +114,11 @@ class Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore has no t
         self.shown = f"key {mask(keys.access_key)}"
         return keys
 
-    async def changed(self) -> bool:
-        """Read every source again; whether the keys are others than before. Raises botocore's errors."""
-        before = await self.get_frozen_credentials()
+    async def changed(self, used: ReadOnlyCredentials) -> bool:
+        """Whether the keys are others than those that a server refused; every source is read again to find out, unless
+        another request's refusal has brought others already. Raises botocore's errors."""
+        if await self.get_frozen_credentials() != used:
+            return True
         async with self._lock:
             self._inner = None
-        return bool(await self.get_frozen_credentials() != before)
+        return bool(await self.get_frozen_credentials() != used)

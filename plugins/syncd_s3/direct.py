@@ -1,6 +1,6 @@
 """Requests with large bodies past the SDK: botocore signs them and reads the answers, `wire` or `session` carries them.
 
-An SDK passes every byte through Python several times; here none of them does. What is not large stays the SDK's.
+An SDK passes every byte through Python several times; here one copy is the most. What is not large stays the SDK's.
 """
 
 from collections.abc import Mapping

@@ -48,8 +48,8 @@ class Paths:
     def __init__(self, ways: Mapping[Name, Path]) -> None:
         self._ways = dict(ways)
         self._left: list[Path] = []
-        self._proven: Name | None = None
-        self._patience = Patience()
+        self._proven: set[Name] = set()
+        self._upwards, self._downwards = Patience(), Patience()
 
     @classmethod
     def of(cls, client: Client, wanted: Literal["auto"] | Name) -> "Paths":
@@ -77,7 +77,7 @@ class Paths:
     async def send(
         self, operation: str, what: str, span: Span, urgent: bool, about: Mapping[str, Any]
     ) -> dict[str, Any]:
-        return await self._by(lambda path: path.send(operation, what, span, urgent, about), span.length)
+        return await self._by(lambda path: path.send(operation, what, span, urgent, about), span.length, self._upwards)
 
     async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
         asked = 0
@@ -87,7 +87,7 @@ class Paths:
             asked += 1
             return path.fetch(what, span, about)
 
-        answer, fetched = await self._by(ask, span.length)
+        answer, fetched = await self._by(ask, span.length, self._downwards)
         # Two at once wrote to the same place, and the one that lost may have brought other bytes.
         return answer, fetched if asked == 1 else Fetched(fetched.nbytes)
 
@@ -95,17 +95,17 @@ class Paths:
         for path in [*self._ways.values(), *self._left]:
             await path.aclose()
 
-    async def _by(self, ask: Callable[[Path], Coroutine[Any, Any, T]], nbytes: int) -> T:
+    async def _by(self, ask: Callable[[Path], Coroutine[Any, Any, T]], nbytes: int, patience: Patience) -> T:
         refused: Denied | None = None
         for name, path in list(self._ways.items()):
             try:
-                answer = await self._patience.ask(lambda path=path: ask(path), nbytes)  # type: ignore[misc]
+                answer = await patience.ask(lambda path=path: ask(path), nbytes)  # type: ignore[misc]
             except Denied as error:
-                if name == self._proven:
+                if name in self._proven:
                     raise
                 refused = refused or error
             else:
-                self._proven = name
+                self._proven.add(name)
                 self._leave_those_before(name, refused)
                 return answer
         assert refused
@@ -113,7 +113,7 @@ class Paths:
 
     def _leave_those_before(self, name: Name, refused: Denied | None) -> None:
         for other in list(self._ways):
-            if other == name or name not in self._ways:
+            if other in self._proven or name not in self._ways:
                 return
             log.warning("s3.path", extra={"fields": {"left": other, "path": name, "error": str(refused)}})
             self._left.append(self._ways.pop(other))  # closed at the end: siblings may be under way on it

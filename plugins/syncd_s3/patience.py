@@ -24,11 +24,12 @@ SMALL = 1 << 20
 
 
 class Patience:
-    """Knows the usual pace of requests with large bodies, in seconds a byte, and sends a slow one a second time.
+    """Knows the usual pace of requests with large bodies one way, and sends a slow one a second time.
 
-    One at a time is sent again, beyond the caller's gate. The second runs on another connection, since the first one's is
-    busy; whichever ends first with success counts, and the other is cancelled. Both move the same bytes to or from the
-    same place, so that it does not matter which.
+    A pace is seconds a byte for each request that shared the link, so that more at once do not all count as slow. One at
+    a time is sent again, beyond the caller's gate. The second runs on another connection, since the first one's is busy;
+    whichever ends first with success counts, and the other is cancelled and has ended before the call does. Both move
+    the same bytes to the same place: whoever fetches must look at what is there in the end.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,15 +37,18 @@ class Patience:
         self._paces: deque[float] = deque(maxlen=REMEMBERED)
         self.repeated = 0
         self._repeating = False
+        self._sharing = 0
 
     async def ask(self, make: Callable[[], Coroutine[Any, Any, T]], nbytes: int) -> T:
         """The result of `make()`, or of a second call of it. Raises what the first failure was when both fail."""
         if nbytes < SMALL:
             return await make()
         began = self._clock()
+        self._sharing += 1
+        sharing = self._sharing
         asked = [asyncio.ensure_future(make())]
         try:
-            await self._while_usual(asked[0], began, nbytes)
+            await self._while_usual(asked[0], began, nbytes, sharing)
             if not asked[0].done():
                 self.repeated += 1
                 self._repeating = True
@@ -54,18 +58,21 @@ class Patience:
                 asked.append(asyncio.ensure_future(make()))
             answer = await _first_success(asked)
         finally:
+            self._sharing -= 1
             self._repeating = self._repeating and len(asked) == 1
             for one in asked:
                 one.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        self._paces.append((self._clock() - began) / nbytes)
+        self._paces.append((self._clock() - began) / nbytes / sharing)
         return answer
 
-    async def _while_usual(self, asked: "asyncio.Future[Any]", began: float, nbytes: int) -> None:
+    async def _while_usual(self, asked: "asyncio.Future[Any]", began: float, nbytes: int, sharing: int) -> None:
         """Wait as long as others took, by what is known of them meanwhile."""
         while True:
             known = len(self._paces) >= ENOUGH
-            limit = max(LEAST, SLOW * nbytes * median(self._paces)) - (self._clock() - began) if known else LEAST
+            # At a file's end the others are gone, and what shared with them is no slower for that.
+            usual = nbytes * median(self._paces) * max(sharing, self._sharing) if known else 0.0
+            limit = max(LEAST, SLOW * usual) - (self._clock() - began if known else 0.0)
             if limit <= 0 and self._repeating:
                 limit = LEAST  # when all are slow it is the link, and everything sent twice would make it slower
             if limit <= 0 or (await asyncio.wait({asked}, timeout=limit))[0]:

@@ -22,7 +22,9 @@ def proxy_of(url: str) -> str | None:
     """The environment's proxy for this URL; None where there is none, or the host is excepted."""
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
-    return None if proxy is None or urllib.request.proxy_bypass(str(parts.hostname)) else proxy
+    if not proxy or urllib.request.proxy_bypass(str(parts.hostname)):
+        return None
+    return proxy if proxy.startswith(("http:", "https:")) else f"http://{proxy.removeprefix('//')}"  # as botocore does
 
 
 class Session:

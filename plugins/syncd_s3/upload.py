@@ -109,7 +109,12 @@ class Upload:
         """ETags by number of the parts that are there as the file has them."""
         wanted = {part.number: part for part in self.parts}
         found = {}
-        for page in await self.client.pages("list_parts", self.key, Key=self.key, UploadId=upload_id):
+        try:
+            pages = await self.client.pages("list_parts", self.key, Key=self.key, UploadId=upload_id)
+        except Denied as error:  # a right of its own
+            self.client.warn_once("s3.no_resume", error)
+            return {}
+        for page in pages:
             for item in page.get("Parts", ()):
                 part = wanted.get(item["PartNumber"])
                 if part and item["Size"] == part.length and await self._is_stored(part, item):
@@ -158,7 +163,7 @@ class Upload:
             try:
                 async with self.gate(part.length) as urgent:
                     if failed:
-                        return
+                        raise failed[0]  # through the gate, which counts what comes back from it as sent
                     about = {"UploadId": upload_id, "PartNumber": part.number}
                     answer = await self._send("upload_part", part, urgent=bool(urgent), **about)
             except UploadGone:
@@ -199,7 +204,11 @@ class Upload:
 
     async def _tell_torn(self, part: Part) -> None:
         """Raises `Torn` when it is the file and not the way that differs from the sum."""
-        if await asyncio.to_thread(crc_range, self.source.fd, part.offset, part.length) != crc_of(part.digest):
+        try:
+            crc = await to_its_end(crc_range, self.source.fd, part.offset, part.length)
+        except OSError as error:
+            raise Torn(f"the file cannot be read: {error.strerror}") from None
+        if crc != crc_of(part.digest):
             raise self._torn(part)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over kept-alive connections in threads, where the kernel moves the bytes between files and sockets.
+"""HTTP/1.1 over kept-alive connections in threads, between files and sockets with as few copies as can be.
 
 The standard library's `http.client` speaks HTTP. On plain HTTP a range of a file goes out by `sendfile` and never passes
 through this process; under TLS, and on its way back, it goes through one window. `splice` into the file was tried: the
@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from aiohappyeyeballs import start_connection
+
 from syncd.errors import Torn
 from syncd.local.digest import add_crc, spell
 from syncd.local.threads import outlast
@@ -31,6 +33,8 @@ WINDOW = 256 << 10
 """Bytes that are moved at a time. Larger blocks make writers of one file spin on its lock."""
 MOST = 1 << 20
 """Bytes of an answer that is kept in memory: error documents are far smaller."""
+NEXT_ADDRESS = 0.25
+"""Seconds after which another address of the host is tried too."""
 THREADS = 32
 NICE = 19
 """Niceness of the threads that carry what is not urgent: on a busy machine the trainer comes first."""
@@ -180,25 +184,12 @@ def _be_nice() -> None:
 
 
 async def _open(host: str, port: int) -> socket.socket:
-    """A connected socket by the first address that answers; raises the last address's error."""
+    """A connected socket by the address that answers first, another being tried while one does not (RFC 8305)."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failed: OSError = OSError(errno.EHOSTUNREACH, "no address")
-    for family, kind, protocol, _, address in found:
-        made = socket.socket(family, kind, protocol)
-        try:
-            made.setblocking(False)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(made, address)
-        except OSError as error:
-            made.close()
-            failed = error
-        except BaseException:
-            made.close()
-            raise
-        else:
-            return made
-    raise failed
+    made = await start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
 
 
 class _Connection:
@@ -337,12 +328,13 @@ class _Connection:
         if self._tls is None and promised:
             # What came along with the headers is in the reader's buffer; after that the socket is ours.
             landing.take(memoryview(answer.read1(WINDOW)))
-            self._plain.setblocking(True)
-            try:
-                while landing.moved < promised and (got := self._fill(window[: promised - landing.moved])):
-                    landing.take(window[:got])
-            finally:
-                self._plain.settimeout(self._timeout)
+            if landing.moved < promised:  # else the connection may be closed already
+                self._plain.setblocking(True)
+                try:
+                    while landing.moved < promised and (got := self._fill(window[: promised - landing.moved])):
+                        landing.take(window[:got])
+                finally:
+                    self._plain.settimeout(self._timeout)
         else:
             while got := answer.readinto(window):
                 landing.take(window[:got])

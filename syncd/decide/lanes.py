@@ -4,8 +4,12 @@ LARGE = 1 << 20
 """Bytes below which a piece's time says more of latency than of the link."""
 FAST = 8 << 20
 """Bytes a second from which on nothing is tried: what a kill costs is sent again within seconds."""
-GAIN = 1.1
-"""Times the goodput that one more must bring to be worth it."""
+SHARE = 0.5
+"""Part of a lane's even share of the goodput that one more must bring to be worth it."""
+MOST_OF_IT = 0.9
+"""Part of the best goodput that is never given up for fewer lanes."""
+FADING = 0.999
+"""What is left of the best goodput after each measurement: a link may have become another."""
 REST = 8
 """Measurements between two trials of another number, once one has failed."""
 
@@ -19,6 +23,7 @@ class Lanes:
     def __init__(self, most: int) -> None:
         self.most = self.at_once = most
         self._step, self._rest = -1, 0
+        self._best = 0.0
         self._before: tuple[int, float] | None = None
         self.begin()
 
@@ -27,8 +32,15 @@ class Lanes:
         self._since: float | None = None
         self._passed = self._bytes = 0
 
+    def disturb(self) -> None:
+        """Something else than the link decides for now: end a trial without a verdict."""
+        if self._before:
+            (self.at_once, _), self._before = self._before, None
+        self.begin()
+
     def finished(self, nbytes: int, now: float, *, full: bool) -> None:
-        """A piece went through at `now`, in seconds; `full`: as many were under way as may be."""
+        """A piece went through at `now`, in seconds; `full`: as many were under way as may be, and nothing but the link
+        held them up."""
         if nbytes < LARGE or not full:
             self.begin()
             return
@@ -44,8 +56,9 @@ class Lanes:
 
     def _measured(self, rate: float) -> None:
         before, self._before = self._before, None
+        self._best = max(rate, self._best * FADING)
         if rate >= FAST:
-            self.at_once, self._step, self._rest = self.most, -1, 0
+            self.at_once, self._step, self._rest, self._best = self.most, -1, 0, 0.0
         elif before and not self._is_better(rate, *before):
             self.at_once, self._step, self._rest = before[0], -self._step, REST
         elif before or not self._rest:
@@ -54,7 +67,9 @@ class Lanes:
             self._rest -= 1
 
     def _is_better(self, rate: float, lanes: int, was: float) -> bool:
-        return rate > was * GAIN if self.at_once > lanes else rate * GAIN >= was
+        if self.at_once > lanes:
+            return rate > was * (1 + SHARE / lanes)
+        return rate >= max(was * (1 - SHARE / lanes), self._best * MOST_OF_IT)  # small losses would add up
 
     def _try(self, rate: float) -> None:
         if not 1 <= self.at_once + self._step <= self.most:

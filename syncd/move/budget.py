@@ -3,11 +3,20 @@
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from syncd.decide.lanes import LARGE, Lanes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """A piece that waits, or is under way; `laned`: a large upload."""
+
+    nbytes: int
+    laned: bool
+    come: "asyncio.Future[None]"
 
 
 class Budget:
@@ -36,8 +45,8 @@ class Budget:
         self._began: float | None = None
         self._busy = 0.0
         self._clock, self._sleep = clock, sleep
-        self._pieces = self._bytes = 0
-        self._waiting: deque[tuple[int, bool, asyncio.Future[None]]] = deque()
+        self._pieces = self._bytes = self._laned = 0
+        self._waiting: list[_Turn] = []
         self._asked, self._earned, self._earned_at = 0, 0.0, clock()
 
     def hurry(self) -> None:
@@ -55,15 +64,12 @@ class Budget:
         now = self._clock()
         if now - self._slowed >= 1.0:
             self._slowed, self._allowed = now, max(1.0, self._allowed / 2)
-            self._lanes.begin()
+            self._lanes.disturb()
 
     @property
     def at_once(self) -> int:
         """Large uploads that may be under way now: `concurrency`, or fewer while the store is overloaded or the link slow."""
-        return self._limit(laned=True)
-
-    def _limit(self, *, laned: bool) -> int:
-        return min(int(self._allowed), self._lanes.at_once) if laned and not self.hurried else int(self._allowed)
+        return int(self._allowed) if self.hurried else min(int(self._allowed), self._lanes.at_once)
 
     @property
     def measured_rate(self) -> float | None:
@@ -71,8 +77,8 @@ class Budget:
         busy = self._busy + (self._clock() - self._began if self._began is not None else 0.0)
         return round(self.moved / busy) if self.moved and busy > 0 else None
 
-    def _fits(self, nbytes: int, laned: bool) -> bool:
-        return self._pieces == 0 or (self._pieces < self._limit(laned=laned) and self._bytes + nbytes <= self.memory)
+    def _fits(self, nbytes: int) -> bool:
+        return self._pieces == 0 or (self._pieces < int(self._allowed) and self._bytes + nbytes <= self.memory)
 
     async def _pace(self, nbytes: int) -> None:
         if self.rate <= 0:
@@ -90,19 +96,25 @@ class Budget:
         return self._earned
 
     def _admit(self) -> None:
-        """Let in whoever is first in the queue, as long as it fits: first come, first served, so nothing starves."""
-        while self._waiting and (self._waiting[0][2].done() or self._fits(*self._waiting[0][:2])):
-            nbytes, _, turn = self._waiting.popleft()
-            if not turn.done():
+        """First come, first served, so that nothing starves; only what waits for a lane is passed by what needs none."""
+        for turn in list(self._waiting):
+            if not turn.come.done():
+                if turn.laned and self._laned >= self.at_once:
+                    continue
+                if not self._fits(turn.nbytes):
+                    break
                 if self._pieces == 0:
                     self._began = self._clock()
                 self._pieces += 1
-                self._bytes += nbytes
-                turn.set_result(None)
+                self._bytes += turn.nbytes
+                self._laned += turn.laned
+                turn.come.set_result(None)
+            self._waiting.remove(turn)
 
-    def _release(self, nbytes: int) -> None:
+    def _release(self, turn: "_Turn") -> None:
         self._pieces -= 1
-        self._bytes -= nbytes
+        self._bytes -= turn.nbytes
+        self._laned -= turn.laned
         if self._pieces == 0 and self._began is not None:
             self._busy += self._clock() - self._began
             self._began = None
@@ -115,7 +127,9 @@ class Budget:
             await self._pace(nbytes)
             yield self.hurried
             self.moved += nbytes
-            self._lanes.finished(nbytes, self._clock(), full=self._pieces >= self.at_once)
+            # A rate, the store's own wish or too few pieces say nothing of the link.
+            full = self.rate <= 0 and self._laned >= self._lanes.at_once and not self.hurried
+            self._lanes.finished(nbytes, self._clock(), full=full)
 
     @asynccontextmanager
     async def unpaced(self, nbytes: int) -> AsyncIterator[None]:
@@ -125,14 +139,14 @@ class Budget:
 
     @asynccontextmanager
     async def _admitted(self, nbytes: int, *, laned: bool) -> AsyncIterator[None]:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((nbytes, laned, turn))
+        turn = _Turn(nbytes, laned, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
         self._admit()
         try:
-            await turn
+            await turn.come
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._release(nbytes)
+            if turn.come.done() and not turn.come.cancelled():
+                self._release(turn)
             else:
                 self._admit()
             raise
@@ -140,4 +154,4 @@ class Budget:
             yield
             self._allowed = min(float(self.concurrency), self._allowed + 1 / self._allowed)
         finally:
-            self._release(nbytes)
+            self._release(turn)

@@ -1,5 +1,8 @@
 """Pushing one pinned checkpoint: upload, check, commit (I1, I6)."""
 
+import asyncio
+import itertools
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +21,9 @@ from syncd.store import Gate, Source, Store
 
 FILES_AT_ONCE = 16
 SUMS_AT_ONCE = 4
+LONGEST = 60.0
+"""Seconds between two tries to store what is not there afterwards."""
+log = logging.getLogger("syncd")
 Assign = Callable[[Pin, str, int], Pin]
 
 
@@ -39,6 +45,7 @@ class Pusher:
         `seal`: the algorithm of the files' seals, None for none."""
         self.store, self.owner, self.gate, self.seal = store, owner, gate, seal
         self.number, self.used, self.begun = number, used, begun
+        self.sleep = asyncio.sleep
 
     async def push(self, pin: Pin, assign: Assign, *, kept: bool = False) -> Committed:
         """Commit a pin. `assign` notes its name and number in the store before bytes are sent under them: a commit that
@@ -55,17 +62,17 @@ class Pusher:
             entries = await all_of(
                 (partial(to_its_end, self._sum, pin, path) for path in sorted(pin.files)), SUMS_AT_ONCE
             )
-        except OSError as error:
+            manifest = self._manifest(pin, tuple(entries), kept)
+            steps = plan_push(manifest)
+            uploads = [step for step in steps if isinstance(step, Upload)]
+            await self._uploads(pin, manifest, uploads)
+            for step in steps[len(uploads) :]:
+                if isinstance(step, Check):
+                    await self._check(pin, manifest, uploads)
+                elif isinstance(step, Commit):
+                    return await self._commit(pin, step.manifest)
+        except OSError as error:  # of the source's disk: a store has errors of its own
             raise Torn(f"{pin.name}: {error}") from None
-        manifest = self._manifest(pin, tuple(entries), kept)
-        steps = plan_push(manifest)
-        uploads = [step for step in steps if isinstance(step, Upload)]
-        await self._uploads(pin, manifest, uploads)
-        for step in steps[len(uploads) :]:
-            if isinstance(step, Check):
-                await self._check(pin, manifest, uploads)
-            elif isinstance(step, Commit):
-                return await self._commit(pin, step.manifest)
         raise AssertionError("a plan ends in a commit")
 
     def _manifest(self, pin: Pin, entries: tuple[FileEntry, ...], kept: bool) -> Manifest:
@@ -99,11 +106,21 @@ class Pusher:
     async def _check(self, pin: Pin, manifest: Manifest, uploads: list[Upload]) -> None:
         """Every file is stored with its size, and the source is as it was: else upload again, or `Torn`."""
         prefix = self.owner.keys.files(manifest.attempt, manifest.commit)
-        while True:
+        for tries in itertools.count():
             there = {entry.key: entry.size for entry in await self.store.list(prefix)}
             lacking = [step for step in uploads if there.get(prefix + step.entry.path) != step.entry.size]
             if not lacking:
                 break
+            if tries:  # somebody deletes them, or the store says other sizes than it was sent: no reason to press it
+                first = prefix + lacking[0].entry.path
+                about = {
+                    "key": first,
+                    "bytes": lacking[0].entry.size,
+                    "listed": there.get(first),
+                    "files": len(lacking),
+                }
+                log.warning("not_as_sent", extra={"fields": about})
+                await self.sleep(min(LONGEST, 2.0**tries))
             await self._uploads(pin, manifest, lacking)
         await to_its_end(_all_still, pin)
 

@@ -34,7 +34,8 @@ class Source:
     sum: FileSum
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes; raises `Torn` when the file has become shorter. Blocks: call it in a thread."""
+        """Exactly `length` bytes; raises `Torn` when the file has become shorter, or cannot be read. Blocks: call it in
+        a thread."""
         return read_exactly(self.fd, offset, length)
 
 
@@ -92,10 +93,13 @@ class Store(Protocol):
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:
-    """`length` bytes of an open file; raises `Torn` when it has become shorter. Blocks."""
+    """`length` bytes of an open file; raises `Torn` when it has become shorter, or cannot be read. Blocks."""
     pieces = []
     while length:
-        piece = os.pread(fd, length, offset)
+        try:
+            piece = os.pread(fd, length, offset)
+        except OSError as error:  # of the source's disk, not of a store's: waiting does not mend it
+            raise Torn(f"bytes {offset} to {offset + length} of the file cannot be read: {error.strerror}") from None
         if not piece:
             raise Torn(f"the file ended at byte {offset}, expected {length} more")
         pieces.append(piece)

@@ -253,10 +253,7 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 def _copy(source: Source, fd: int, offset: int, length: int, digest: str) -> None:
-    try:
-        data = source.read(offset, length)
-    except OSError as error:  # of the source's disk, not of ours: waiting does not mend it
-        raise Torn(f"bytes {offset} to {offset + length} cannot be read: {error.strerror}") from None
+    data = source.read(offset, length)
     if not matches(data, digest):
         raise Torn(f"bytes {offset} to {offset + length} are not those that were summed: the file changed")
     view = memoryview(data)

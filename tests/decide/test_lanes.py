@@ -37,9 +37,9 @@ def test_one_lane_is_left_where_one_connection_fills_the_link() -> None:
     assert link.used[2] < 300 / REST
 
 
-@pytest.mark.parametrize("most", [1, 2, 4, 8])
+@pytest.mark.parametrize("most", [1, 2, 4, 8, 16, 32])
 def test_all_lanes_stay_where_each_brings_its_share(most: int) -> None:
-    link = Link(Lanes(most), capacity=60 * MBIT, each=5 * MBIT)
+    link = Link(Lanes(most), capacity=1000 * MBIT, each=1.5 * MBIT)
     assert link.carry(400) == most
     assert min(link.used) >= most - 1
     assert link.used[most] > 300
@@ -76,3 +76,23 @@ def test_a_clock_that_stands_still_divides_by_nothing() -> None:
     for _ in range(50):
         lanes.finished(RANGE, 1.0, full=True)
     assert lanes.at_once == 2
+
+
+def test_small_losses_do_not_add_up() -> None:
+    lanes, now = Lanes(4), 0.0
+    goodput = {4: 1.0, 3: 0.91, 2: 0.83, 1: 0.76}
+    used: Counter[int] = Counter()
+    for _ in range(300):
+        now += RANGE / (goodput[lanes.at_once] * 2_500_000)
+        lanes.finished(RANGE, now, full=True)
+        used[lanes.at_once] += 1
+    assert used.most_common(1)[0][0] >= 3
+    assert used[1] == 0
+
+
+def test_a_trial_that_is_disturbed_ends_without_a_verdict() -> None:
+    link = Link(Lanes(4), capacity=60 * MBIT, each=5 * MBIT)
+    while link.lanes.at_once == 4:
+        link.carry(1)
+    link.lanes.disturb()
+    assert link.lanes.at_once == 4

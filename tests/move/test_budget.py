@@ -201,3 +201,38 @@ async def test_what_is_small_or_comes_down_has_all_lanes(kind: str) -> None:
         assert len(order) == 3
         release.set()
         await asyncio.gather(*more)
+
+
+async def test_what_a_rate_allows_says_nothing_of_the_link() -> None:
+    now, size = 0.0, 16 << 20
+    budget = Budget(
+        concurrency=4, memory=1 << 30, rate=2_500_000.0, clock=lambda: now, sleep=lambda _: asyncio.sleep(0)
+    )
+    left = iter(range(60))
+
+    async def lane() -> None:
+        nonlocal now
+        for _ in left:
+            now += size / 2_500_000
+            async with budget(size):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(lane() for _ in range(4)))
+    assert budget.at_once == 4
+
+
+async def test_a_large_upload_that_waits_for_a_lane_holds_nothing_else_up() -> None:
+    budget = Budget(concurrency=4, memory=1 << 30)
+    budget._lanes.at_once = 1
+    log: list[str] = []
+    release = asyncio.Event()
+    async with budget(16 << 20):
+        second = asyncio.create_task(held(budget, 16 << 20, release, log, "large"))
+        await asyncio.sleep(0)
+        small = asyncio.create_task(held(budget, 10, release, log, "small"))
+        await asyncio.sleep(0)
+        assert log == ["in small"]
+    await asyncio.sleep(0)
+    assert log == ["in small", "in large"], "a small one takes no lane"
+    release.set()
+    await asyncio.gather(second, small)

@@ -7,14 +7,18 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from syncd_s3 import S3Settings
+from syncd_s3.paths import Paths
 from syncd_s3.store import S3Store
+from syncd_s3.wire import Span
 
 from syncd.errors import Denied
 from syncd.model.checkpoint import RANGE
+from syncd.store import Fetched
 from syncd.testing import open_gate, source_of
 from syncd.testing.servers import Minio
 
@@ -182,3 +186,36 @@ async def test_a_way_that_has_carried_something_is_not_left(tmp_path: Path) -> N
         with source_of(tmp_path / "f", b"x" * 1000) as source, pytest.raises(Denied):
             await store.upload("y", source, open_gate)
         assert store.way == "fast"
+
+
+class Waits:
+    """A way whose first request is refused once `go` is set, and whose others are carried."""
+
+    def __init__(self) -> None:
+        self.go, self.asked = asyncio.Event(), 0
+
+    async def send(self, *_: Any) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked == 1:
+            await self.go.wait()
+            raise Denied("no")
+        return {"by": "fast"}
+
+    async def fetch(self, *_: Any) -> tuple[dict[str, Any], Fetched]:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        return None
+
+
+async def test_a_way_that_has_carried_a_siblings_request_meanwhile_is_not_left() -> None:
+    fast, other = Waits(), Waits()
+    other.asked = 1
+    paths = Paths({"fast": fast, "signed": other})
+    first = asyncio.create_task(paths.send("put_object", "x", Span(-1, 0, 1), True, {}))
+    await asyncio.sleep(0)
+    assert await paths.send("put_object", "y", Span(-1, 0, 1), True, {}) == {"by": "fast"}
+    fast.go.set()
+    with pytest.raises(Denied):
+        await first
+    assert paths.name == "fast"

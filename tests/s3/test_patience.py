@@ -156,7 +156,7 @@ async def test_I5_two_that_wrote_to_one_place_have_no_digest_of_one(
     monkeypatch: pytest.MonkeyPatch, stuck: int, digest: str | None
 ) -> None:
     paths = Paths({"fast": Stuck(stuck)})
-    paths._patience = await used_to_speed(monkeypatch)
+    paths._downwards = await used_to_speed(monkeypatch)
     assert await paths.fetch("x", Span(-1, 0, SMALL), {}) == ({}, Fetched(SMALL, digest))
 
 
@@ -186,5 +186,5 @@ async def test_one_slow_connection_does_not_hold_a_file_up(
                 assert came.nbytes == RANGE
                 assert came.digest in (None, sum_bytes(content[offset : offset + RANGE]).digest)
         assert (tmp_path / "into").read_bytes() == content
-        assert store.paths._patience.repeated >= 1
+        assert store.paths._upwards.repeated + store.paths._downwards.repeated >= 1
         await store.aclose()

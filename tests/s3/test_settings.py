@@ -11,10 +11,11 @@ from typing import Any
 import pluggy
 import pytest
 import syncd_s3
+from pydantic import ValidationError
 from syncd_s3 import S3Settings
 from syncd_s3.store import S3Store
 
-from syncd.errors import ConfigError, Denied, Transient
+from syncd.errors import ConfigError, Denied
 from syncd.store import Entry, Store
 from syncd.testing.servers import Minio
 
@@ -195,11 +196,15 @@ async def test_keys_that_were_rotated_under_a_running_store_are_transient_once(
     profile.write_text(text.format(*keys))
     store = await S3Store.open(f"s3://{bucket}", S3Settings())
     inner = store.client.credentials
+    first = await inner.get_frozen_credentials()
     profile.write_text(text.format("AKIAOUTDATED0000", "old"))
-    assert await inner.changed()
+    assert await inner.changed(first)
+    assert await inner.changed(first), "who asks later, of the same keys, hears the same"
+    assert not await inner.changed(await inner.get_frozen_credentials())
     profile.write_text(text.format(*keys))
-    with pytest.raises(Transient, match="renewed"):
-        await store.put("x", b"1")
+    refused = await asyncio.gather(*(store.put("x", b"1") for _ in range(8)), return_exceptions=True)
+    assert [type(error) for error in refused if error] and not any(isinstance(error, Denied) for error in refused)
+    assert any("renewed" in str(error) for error in refused)
     await store.put("x", b"1")
     await store.aclose()
 
@@ -216,3 +221,9 @@ async def test_small_requests_are_not_held_up_by_each_other_s_time_out(store: S3
     """More requests than connections wait before their time-out begins, not while it runs."""
     await asyncio.gather(*(store.put(f"t/{n}", b"x") for n in range(100)))
     assert len(await store.list("t/")) == 100
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "-1"])
+def test_a_time_out_is_a_number_of_seconds(seconds: str) -> None:
+    with pytest.raises(ValidationError):
+        S3Settings.model_validate({"s3_timeout": seconds})

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,9 @@ async def test_I6_of_a_torn_file_nothing_is_left_behind(store: S3Store, file: Pa
     assert await uploads(store) == []
 
 
-async def test_I6_a_file_that_cannot_be_read_is_torn(store: S3Store, file: Path) -> None:
+@pytest.mark.parametrize("sums", ["crc64nvme", "md5"])
+async def test_I6_a_file_that_cannot_be_read_is_torn(store: S3Store, file: Path, sums: str) -> None:
+    store.client.profile = replace(store.client.profile, checksum=sums)  # type: ignore[arg-type]
     with source_of(file, b"x" * SIZE) as source:
         fd = os.open(file, os.O_WRONLY)
         try:
@@ -239,6 +242,21 @@ async def test_I6_a_file_that_cannot_be_read_is_torn(store: S3Store, file: Path)
                 await store.upload("t/file", Source(fd, source.size, source.sum), open_gate)
         finally:
             os.close(fd)
+
+
+async def test_what_is_not_sent_since_a_sibling_failed_does_not_count_as_sent(
+    store: S3Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Budget(1, 64 << 20)
+
+    async def fails(self: Paths, *_: Any) -> dict[str, Any]:
+        raise Transient("away")
+
+    with source_of(file, os.urandom(SIZE)) as source, monkeypatch.context() as patch:
+        patch.setattr(Paths, "send", fails)
+        with pytest.raises(Transient, match="away"):
+            await store.upload("t/file", source, gate)
+        assert gate.moved == 0
 
 
 async def test_a_whole_that_the_server_finds_wrong_is_begun_anew(
@@ -418,19 +436,23 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_without_the_right_to_list_uploads_a_file_goes_up_from_its_beginning(
-    store: S3Store, file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("right", ["list_multipart_uploads", "list_parts"])
+async def test_without_the_right_to_list_uploads_or_parts_a_file_goes_up_from_its_beginning(
+    store: S3Store, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: str
 ) -> None:
     original = Client.pages
 
     async def withheld(self: Client, operation: str, what: str, /, **params: Any) -> list[dict[str, Any]]:
-        if operation == "list_multipart_uploads":
+        if operation == right:
             raise Denied("no right")
         return await original(self, operation, what, **params)
 
-    monkeypatch.setattr(Client, "pages", withheld)
     with source_of(file, os.urandom(RANGE + 5)) as source:
+        await interrupt(store, source, 1)
+        monkeypatch.setattr(Client, "pages", withheld)
         await store.upload("t/file", source, open_gate)
+    said = [record.fields for record in caplog.records if record.message == "s3.no_resume"]  # type: ignore[attr-defined]
+    assert said == [{"why": "no right"}]
     assert await store.list("t/") == [Entry("t/file", RANGE + 5)]
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -191,6 +193,44 @@ async def test_a_chunked_answer_arrives_whole(wire: Wire, server: Server, into: 
     assert server.connections == 1
 
 
+async def test_an_answer_that_is_whole_with_its_head_and_ends_the_connection(
+    wire: Wire, server: Server, into: Path
+) -> None:
+    async def last(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        writer.write(b"HTTP/1.1 206 x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nwhole")
+        return False
+
+    server.serve = last
+    for _ in range(2):
+        assert (await get(wire, server, into, 5)).fetched == summed(b"whole")
+
+
+async def test_an_address_that_does_not_answer_costs_a_moment(
+    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host of two addresses, one of which drops what comes, as an IPv6 route into nothing does."""
+    dead = socket.create_server(("127.0.0.2", 0), backlog=0)
+    full = [socket.socket() for _ in range(3)]
+    for each in full:
+        each.setblocking(False)
+        each.connect_ex(dead.getsockname())
+    loop, port = asyncio.get_running_loop(), urlsplit(server.url).port
+
+    async def two(*_: object, **__: object) -> list[tuple[object, ...]]:
+        about = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [(*about, dead.getsockname()), (*about, ("127.0.0.1", port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", two)
+    wire = Wire(None, 30.0)
+    try:
+        async with asyncio.timeout(5):
+            assert (await put(wire, server, file, b"data")).body == b"data"
+    finally:
+        await wire.aclose()
+        for each in (*full, dead):
+            each.close()
+
+
 @pytest.mark.parametrize("sent", [0, 1, 100, 8_192, 70_000, 299_999])
 async def test_an_answer_that_is_cut_anywhere_is_an_error(wire: Wire, server: Server, into: Path, sent: int) -> None:
     async def cut(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -303,3 +343,19 @@ def test_whether_a_proxy_stands_between(url: str, through: bool, monkeypatch: py
     monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     assert (proxy_of(url) is not None) is through
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("proxy.example.org:3128", "http://proxy.example.org:3128"),
+        ("//proxy.example.org:3128", "http://proxy.example.org:3128"),
+        ("https://proxy.example.org", "https://proxy.example.org"),
+        ("", None),
+    ],
+)
+def test_a_proxy_is_said_as_curl_takes_it(said: str, meant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", said)
+    assert proxy_of("http://s3.example.org") == meant
