@@ -238,7 +238,9 @@ class Keeper:
         assert self.owner
         numbers = [found.manifest.number for found in self.commits]
         number = max([*numbers, *(pin.commit_number or 0 for pin in self.root.waiting)], default=0)
-        self.pusher = Pusher(self.store, self.owner, self.gate, number=number, used=used, begun=begun, seal=self.seal)
+        self.pusher = Pusher(
+            self.store, self.owner, self.gate, number=number, used=used, begun=begun, seal=self.seal, say=self.say
+        )
 
     async def _fetch(self, found: Committed) -> None:
         began, manifest = self.monotonic(), found.manifest

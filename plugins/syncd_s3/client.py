@@ -194,8 +194,10 @@ class Client:
         async with self._slots:
             used = None
             try:
-                used = await self.credentials.get_frozen_credentials()
+                async with asyncio.timeout(self.timeout):  # it may ask a program, or a service
+                    used = await self.credentials.get_frozen_credentials()
                 yield
+                self.credentials.worked()
             except FAILURES as error:
                 raise await self._translate(error, what, used) from None
             except ValueError as error:

@@ -97,6 +97,7 @@ class Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore has no t
         self._load = load
         self._inner: Any = None
         self._lock = asyncio.Lock()
+        self._renewing, self._renewed = asyncio.Lock(), False
         self.shown = "no key"
 
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
@@ -116,9 +117,18 @@ class Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore has no t
 
     async def changed(self, used: ReadOnlyCredentials) -> bool:
         """Whether the keys are others than those that a server refused; every source is read again to find out, unless
-        another request's refusal has brought others already. Raises botocore's errors."""
-        if await self.get_frozen_credentials() != used:
-            return True
-        async with self._lock:
-            self._inner = None
-        return bool(await self.get_frozen_credentials() != used)
+        another request's refusal has brought others already. Raises botocore's errors.
+
+        A source that makes new keys at each reading is believed once, until a request has `worked`.
+        """
+        async with self._renewing:
+            if await self.get_frozen_credentials() != used:
+                return True
+            async with self._lock:
+                self._inner = None
+            before, self._renewed = self._renewed, await self.get_frozen_credentials() != used
+            return self._renewed and not before
+
+    def worked(self) -> None:
+        """A request was answered: the keys are good."""
+        self._renewed = False

@@ -17,6 +17,10 @@ class Damaged(Transient):
     """The server received other bytes than the checksum says."""
 
 
+class NoRight(Denied):
+    """The server says that these keys may not do this."""
+
+
 class EmptyRange(NotFound):
     """A range that begins at or after an object's end."""
 
@@ -120,7 +124,8 @@ def _answer(error: Any, place: Place, key: str, what: str) -> StoreError:
         region = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region") or "its region"
         return Denied(f"{place}: the bucket is in another region; set SYNCD_S3_REGION={region}")
     if code in _DENIED:
-        return Denied(said + _DENIED[code].format(key=key, operation=error.operation_name))
+        kind = NoRight if code == "AccessDenied" else Denied
+        return kind(said + _DENIED[code].format(key=key, operation=error.operation_name))
     if code in _SLOW or status == 429:
         return SlowDown(f"{said}{detail}")
     # By status, since servers differ in what they call things; a 200 is CompleteMultipartUpload's late error.

@@ -23,56 +23,66 @@ SMALL = 1 << 20
 """Bytes below which a request's time says more of latency than of pace."""
 
 
+class _Asked:
+    """A request under way: when it began, and with how many others at most it shared the link since."""
+
+    def __init__(self, began: float, sharing: int) -> None:
+        self.began, self.sharing = began, sharing
+
+
 class Patience:
     """Knows the usual pace of requests with large bodies one way, and sends a slow one a second time.
 
-    A pace is seconds a byte for each request that shared the link, so that more at once do not all count as slow. One at
-    a time is sent again, beyond the caller's gate. The second runs on another connection, since the first one's is busy;
-    whichever ends first with success counts, and the other is cancelled and has ended before the call does. Both move
-    the same bytes to the same place: whoever fetches must look at what is there in the end.
+    A pace is seconds a byte, and the same for each that shared the link: slow is what is slow by both, since it may be
+    the link or each connection that limits. One at a time is sent again, beyond the caller's gate. The second runs on
+    another connection, since the first one's is busy; whichever ends first with success counts, and the other is
+    cancelled and has ended before the call does. Both move the same bytes to the same place: whoever fetches must look
+    at what is there in the end.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._paces: deque[float] = deque(maxlen=REMEMBERED)
+        self._paces: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
+        self._under_way: list[_Asked] = []
         self.repeated = 0
         self._repeating = False
-        self._sharing = 0
 
     async def ask(self, make: Callable[[], Coroutine[Any, Any, T]], nbytes: int) -> T:
         """The result of `make()`, or of a second call of it. Raises what the first failure was when both fail."""
         if nbytes < SMALL:
             return await make()
-        began = self._clock()
-        self._sharing += 1
-        sharing = self._sharing
+        this = _Asked(self._clock(), 0)
+        self._under_way.append(this)
+        for each in self._under_way:
+            each.sharing = max(each.sharing, len(self._under_way))
         asked = [asyncio.ensure_future(make())]
         try:
-            await self._while_usual(asked[0], began, nbytes, sharing)
+            await self._while_usual(asked[0], this, nbytes)
             if not asked[0].done():
                 self.repeated += 1
                 self._repeating = True
-                log.info(
-                    "s3.slow", extra={"fields": {"waited": round(self._clock() - began, 1), "now": "asked once more"}}
-                )
+                waited = round(self._clock() - this.began, 1)
+                log.info("s3.slow", extra={"fields": {"waited": waited, "now": "asked once more"}})
                 asked.append(asyncio.ensure_future(make()))
             answer = await _first_success(asked)
         finally:
-            self._sharing -= 1
+            self._under_way.remove(this)
             self._repeating = self._repeating and len(asked) == 1
             for one in asked:
                 one.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        self._paces.append((self._clock() - began) / nbytes / sharing)
+        pace = (self._clock() - this.began) / nbytes
+        self._paces.append((pace, pace / this.sharing))
         return answer
 
-    async def _while_usual(self, asked: "asyncio.Future[Any]", began: float, nbytes: int, sharing: int) -> None:
+    async def _while_usual(self, asked: "asyncio.Future[Any]", this: _Asked, nbytes: int) -> None:
         """Wait as long as others took, by what is known of them meanwhile."""
         while True:
-            known = len(self._paces) >= ENOUGH
-            # At a file's end the others are gone, and what shared with them is no slower for that.
-            usual = nbytes * median(self._paces) * max(sharing, self._sharing) if known else 0.0
-            limit = max(LEAST, SLOW * usual) - (self._clock() - began if known else 0.0)
+            limit = LEAST
+            if len(self._paces) >= ENOUGH:
+                alone, shared = (median(paces) for paces in zip(*self._paces, strict=True))
+                usual = nbytes * max(alone, shared * this.sharing)
+                limit = max(LEAST, SLOW * usual) - (self._clock() - this.began)
             if limit <= 0 and self._repeating:
                 limit = LEAST  # when all are slow it is the link, and everything sent twice would make it slower
             if limit <= 0 or (await asyncio.wait({asked}, timeout=limit))[0]:

@@ -13,7 +13,7 @@ from syncd.local.threads import to_its_end
 from syncd.model.checkpoint import ranges
 from syncd.store import Gate, Source
 from syncd_s3.client import Client
-from syncd_s3.errors import Damaged, UploadGone
+from syncd_s3.errors import Damaged, NoRight, UploadGone
 from syncd_s3.paths import Paths
 from syncd_s3.wire import Span
 
@@ -93,7 +93,7 @@ class Upload:
         try:
             # The exact key as prefix: MinIO lists no other way. A real prefix match finds longer keys too.
             pages = await self.client.pages("list_multipart_uploads", self.key, Prefix=self.key)
-        except Denied as error:
+        except NoRight as error:
             self.client.warn_once("s3.no_resume", error)
             return None, {}  # the right to list uploads is often withheld, and only a resumption needs it
         uploads = [item for page in pages for item in page.get("Uploads", ()) if item["Key"] == self.key]
@@ -111,7 +111,7 @@ class Upload:
         found = {}
         try:
             pages = await self.client.pages("list_parts", self.key, Key=self.key, UploadId=upload_id)
-        except Denied as error:  # a right of its own
+        except NoRight as error:  # it is one of its own
             self.client.warn_once("s3.no_resume", error)
             return {}
         for page in pages:

@@ -187,7 +187,13 @@ async def _open(host: str, port: int) -> socket.socket:
     """A connected socket by the address that answers first, another being tried while one does not (RFC 8305)."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    task = asyncio.current_task()
+    assert task
+    cancelled = task.cancelling()
     made = await start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS, interleave=1)
+    if task.cancelling() > cancelled:  # while it ended its other attempts, it takes that for their end
+        made.close()
+        raise asyncio.CancelledError
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
 

@@ -56,7 +56,8 @@ class Lanes:
 
     def _measured(self, rate: float) -> None:
         before, self._before = self._before, None
-        self._best = max(rate, self._best * FADING)
+        ratchet = before or self.at_once < self.most
+        self._best = max(rate, self._best * FADING) if ratchet else rate
         if rate >= FAST:
             self.at_once, self._step, self._rest, self._best = self.most, -1, 0, 0.0
         elif before and not self._is_better(rate, *before):

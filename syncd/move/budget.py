@@ -57,6 +57,8 @@ class Budget:
     def pace(self, rate: float) -> None:
         """Another rate from now on, for what waits too; the drain's haste stays."""
         self._earn()
+        if rate != self.rate:
+            self._lanes.disturb()
         self.rate = 0 if self.hurried else rate
 
     def slow_down(self) -> None:
@@ -80,13 +82,16 @@ class Budget:
     def _fits(self, nbytes: int) -> bool:
         return self._pieces == 0 or (self._pieces < int(self._allowed) and self._bytes + nbytes <= self.memory)
 
-    async def _pace(self, nbytes: int) -> None:
+    async def _pace(self, nbytes: int) -> bool:
+        """Whether the rate held it up."""
         if self.rate <= 0:
-            return
+            return False
         self._earn()
-        due, self._asked = self._asked, self._asked + nbytes
+        held, due, self._asked = False, self._asked, self._asked + nbytes
         while self.rate > 0 and due - self._earn() >= 1:
+            held = True
             await self._sleep(min((due - self._earned) / self.rate, 0.5))
+        return held
 
     def _earn(self) -> float:
         """Bytes that the rate has allowed so far: at most one second's worth more than were asked for."""
@@ -124,11 +129,11 @@ class Budget:
     async def __call__(self, nbytes: int) -> AsyncIterator[bool]:
         """The gate of uploads: `unpaced`, and then the rate. Gives whether they are urgent."""
         async with self._admitted(nbytes, laned=nbytes >= LARGE):
-            await self._pace(nbytes)
+            held = await self._pace(nbytes)
             yield self.hurried
             self.moved += nbytes
-            # A rate, the store's own wish or too few pieces say nothing of the link.
-            full = self.rate <= 0 and self._laned >= self._lanes.at_once and not self.hurried
+            # What a rate or the store's wish holds up, and too few pieces, say nothing of the link.
+            full = not held and self._laned >= self._lanes.at_once and not self.hurried
             self._lanes.finished(nbytes, self._clock(), full=full)
 
     @asynccontextmanager

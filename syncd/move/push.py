@@ -2,9 +2,9 @@
 
 import asyncio
 import itertools
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 
 from syncd.decide.push import Check, Commit, Upload, free_name, plan_push
@@ -15,16 +15,20 @@ from syncd.local.threads import all_of, descriptor, to_its_end
 from syncd.local.tree import Identity
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest
+from syncd.model.event import Say
 from syncd.model.names import step_of
 from syncd.move.objects import Owner, create_once, read_manifest
 from syncd.store import Gate, Source, Store
 
 FILES_AT_ONCE = 16
 SUMS_AT_ONCE = 4
-LONGEST = 60.0
+LONGEST = 10.0
 """Seconds between two tries to store what is not there afterwards."""
-log = logging.getLogger("syncd")
 Assign = Callable[[Pin, str, int], Pin]
+
+
+def _silent(event: str, /, **fields: object) -> None:
+    return None
 
 
 class Pusher:
@@ -40,12 +44,13 @@ class Pusher:
         used: set[str],
         begun: set[str],
         seal: str | None = None,
+        say: Say = _silent,
     ) -> None:
         """`number`: the highest given so far; `used`: commit names taken; `begun`: directories with other objects;
-        `seal`: the algorithm of the files' seals, None for none."""
+        `seal`: the algorithm of the files' seals, None for none; `say`: told of events."""
         self.store, self.owner, self.gate, self.seal = store, owner, gate, seal
         self.number, self.used, self.begun = number, used, begun
-        self.sleep = asyncio.sleep
+        self.say, self.sleep = say, asyncio.sleep
 
     async def push(self, pin: Pin, assign: Assign, *, kept: bool = False) -> Committed:
         """Commit a pin. `assign` notes its name and number in the store before bytes are sent under them: a commit that
@@ -58,21 +63,19 @@ class Pusher:
             self.used.add(name)
             self.number += 1
             pin = await to_its_end(assign, pin, name, self.number)
-        try:
+        with _reading(pin):
             entries = await all_of(
                 (partial(to_its_end, self._sum, pin, path) for path in sorted(pin.files)), SUMS_AT_ONCE
             )
-            manifest = self._manifest(pin, tuple(entries), kept)
-            steps = plan_push(manifest)
-            uploads = [step for step in steps if isinstance(step, Upload)]
-            await self._uploads(pin, manifest, uploads)
-            for step in steps[len(uploads) :]:
-                if isinstance(step, Check):
-                    await self._check(pin, manifest, uploads)
-                elif isinstance(step, Commit):
-                    return await self._commit(pin, step.manifest)
-        except OSError as error:  # of the source's disk: a store has errors of its own
-            raise Torn(f"{pin.name}: {error}") from None
+        manifest = self._manifest(pin, tuple(entries), kept)
+        steps = plan_push(manifest)
+        uploads = [step for step in steps if isinstance(step, Upload)]
+        await self._uploads(pin, manifest, uploads)
+        for step in steps[len(uploads) :]:
+            if isinstance(step, Check):
+                await self._check(pin, manifest, uploads)
+            elif isinstance(step, Commit):
+                return await self._commit(pin, step.manifest)
         raise AssertionError("a plan ends in a commit")
 
     def _manifest(self, pin: Pin, entries: tuple[FileEntry, ...], kept: bool) -> Manifest:
@@ -97,11 +100,14 @@ class Pusher:
         await all_of((partial(self._upload, pin, manifest, step.entry) for step in uploads), FILES_AT_ONCE)
 
     async def _upload(self, pin: Pin, manifest: Manifest, entry: FileEntry) -> None:
-        async with descriptor(pin.open, entry.path) as fd:
-            before = Identity.of(os.fstat(fd))
+        async with AsyncExitStack() as stack:
+            with _reading(pin):
+                fd = await stack.enter_async_context(descriptor(pin.open, entry.path))
+                before = Identity.of(os.fstat(fd))
             key = self.owner.keys.file(manifest.attempt, manifest.commit, entry.path)
             await self.store.upload(key, Source(fd, entry.size, entry.sum), self.gate)
-            await to_its_end(_held_still, fd, before, entry, pin.name)
+            with _reading(pin):
+                await to_its_end(_held_still, fd, before, entry, pin.name)
 
     async def _check(self, pin: Pin, manifest: Manifest, uploads: list[Upload]) -> None:
         """Every file is stored with its size, and the source is as it was: else upload again, or `Torn`."""
@@ -119,10 +125,11 @@ class Pusher:
                     "listed": there.get(first),
                     "files": len(lacking),
                 }
-                log.warning("not_as_sent", extra={"fields": about})
-                await self.sleep(min(LONGEST, 2.0**tries))
+                self.say("not_as_sent", **about)
+                await self.sleep(min(LONGEST, 2.0 ** min(tries, 10)))
             await self._uploads(pin, manifest, lacking)
-        await to_its_end(_all_still, pin)
+        with _reading(pin):
+            await to_its_end(_all_still, pin)
 
     async def _commit(self, pin: Pin, manifest: Manifest) -> Committed:
         key = self.owner.keys.manifest(manifest.attempt, manifest.commit)
@@ -138,6 +145,15 @@ class Pusher:
         if there.manifest.files == manifest.files:
             return there
         raise Torn(f"{pin.name}: {manifest.commit} was committed with other content by an earlier process")
+
+
+@contextmanager
+def _reading(pin: Pin) -> Iterator[None]:
+    """An error of the source's disk: what cannot be read cannot be committed. Not around the store, whose disk may fail."""
+    try:
+        yield
+    except OSError as error:
+        raise Torn(f"{pin.name}: {error}") from None
 
 
 def _held_still(fd: int, before: Identity, entry: FileEntry, name: str) -> None:

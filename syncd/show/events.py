@@ -11,6 +11,7 @@ LOUD = frozenset(
     {"checkpoint_damaged", "checkpoint_torn", "checkpoint_refused", "checkpoint_unreadable", "superseded"}
     | {
         "store_away",
+        "not_as_sent",
         "trainer_failed",
         "trainer_stalled",
         "torn_set_aside",

@@ -78,7 +78,8 @@ class FileStore:
                 await self._call(key, lambda: os.fsync(fd))
             await self._call(key, lambda: self._publish(temp, key, exclusive=False))
         finally:
-            temp.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that failed: what is left there goes when the store is opened
+                temp.unlink(missing_ok=True)
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._call(key, lambda: self._read(key, offset, length))

@@ -321,9 +321,10 @@ def interference(home: Path, size: int, rounds: int, limit: str) -> None:
     steps = list(itertools.pairwise(ends))
     lost, worst = [], []
     for began, ended in uploads:
-        idle = [end - start for start, end in steps if began - WINDOW < start < began or ended < start < ended + WINDOW]
-        busy = [end - start for start, end in steps if began < end and start < ended]
-        lost.append((ended - began - len(busy) * statistics.mean(idle)) / (size / (1 << 30)))
+        idle = [e - s for s, e in steps if (began - WINDOW < s and e <= began) or (ended <= s and e < ended + WINDOW)]
+        busy = [e - s for s, e in steps if began < e and s < ended]
+        done = sum((min(e, ended) - max(s, began)) / (e - s) for s, e in steps if began < e and s < ended)
+        lost.append((ended - began - done * statistics.mean(idle)) / (size / (1 << 30)))
         worst.append(max(busy) / max(idle))
     how = f"sent at {limit} a second" if limit != "0" else "sent as fast as it goes"
     found = f"median {statistics.median(lost):.2f} ({min(lost):.2f} to {max(lost):.2f}) of {rounds}"

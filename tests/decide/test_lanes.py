@@ -96,3 +96,12 @@ def test_a_trial_that_is_disturbed_ends_without_a_verdict() -> None:
         link.carry(1)
     link.lanes.disturb()
     assert link.lanes.at_once == 4
+
+
+def test_a_link_that_became_slower_before_anything_was_tried_is_judged_as_it_is() -> None:
+    link = Link(Lanes(4), capacity=40 * MBIT, each=1000 * MBIT)
+    link.carry(6)
+    link.capacity = 10 * MBIT
+    link.carry(300)
+    assert link.lanes.at_once <= 2
+    assert link.carry(100) == 1

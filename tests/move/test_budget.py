@@ -205,19 +205,31 @@ async def test_what_is_small_or_comes_down_has_all_lanes(kind: str) -> None:
 
 async def test_what_a_rate_allows_says_nothing_of_the_link() -> None:
     now, size = 0.0, 16 << 20
-    budget = Budget(
-        concurrency=4, memory=1 << 30, rate=2_500_000.0, clock=lambda: now, sleep=lambda _: asyncio.sleep(0)
-    )
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await asyncio.sleep(0)
+
+    budget = Budget(concurrency=4, memory=1 << 30, rate=2_500_000.0, clock=lambda: now, sleep=sleep)
     left = iter(range(60))
 
     async def lane() -> None:
-        nonlocal now
         for _ in left:
-            now += size / 2_500_000
             async with budget(size):
                 await asyncio.sleep(0)
 
     await asyncio.gather(*(lane() for _ in range(4)))
+    assert now > 300
+    assert budget.at_once == 4
+
+
+def test_another_rate_ends_a_trial() -> None:
+    budget = Budget(concurrency=4, memory=1 << 30)
+    for number in range(8):
+        budget._lanes.finished(16 << 20, 10.0 * number, full=True)
+    assert budget.at_once == 3
+    budget.pace(1000.0)
     assert budget.at_once == 4
 
 

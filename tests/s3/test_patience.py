@@ -132,6 +132,55 @@ async def test_small_requests_and_those_of_a_beginning_are_never_repeated(
     assert made.repeated == 0
 
 
+async def test_what_others_joined_is_not_slow_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four at once over a link that one fills take four times as long each, and so does the last of them alone."""
+    now = 0.0
+    made, requests = Patience(lambda: now), Requests()
+    monkeypatch.setattr(patience, "LEAST", 0.001)
+
+    async def lone() -> str:
+        nonlocal now
+        now += 8.0
+        return "done"
+
+    for _ in range(ENOUGH):
+        await made.ask(lone, SMALL)
+    tasks = [asyncio.create_task(made.ask(requests.one, SMALL)) for _ in range(4)]
+    for _ in range(4):
+        await requests.begun.acquire()
+    now += 32.1
+    for end in requests.ends[1:]:
+        end.set_result("done")
+    await asyncio.gather(*tasks[1:])
+    await asyncio.sleep(0.05)
+    assert made.repeated == 0
+    requests.ends[0].set_result("done")
+    await tasks[0]
+
+
+async def test_a_lone_request_is_not_slow_since_many_were_quick_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection of four has its own limit: alone it is no quicker."""
+    now = 0.0
+    made, requests = Patience(lambda: now), Requests()
+    monkeypatch.setattr(patience, "LEAST", 0.001)
+    for _ in range(2):
+        tasks = [asyncio.create_task(made.ask(requests.one, SMALL)) for _ in range(4)]
+        for _ in range(4):
+            await requests.begun.acquire()
+        now += 8.0
+        for end in requests.ends:
+            if not end.done():
+                end.set_result("done")
+        await asyncio.gather(*tasks)
+    task = asyncio.create_task(made.ask(requests.one, SMALL))
+    await requests.begun.acquire()
+    now += 12.0
+    await asyncio.sleep(0.05)
+    assert made.repeated == 0
+    requests.ends[-1].set_result("done")
+    await task
+
+
 class Stuck:
     """A way whose first request never ends; it says what came and its digest."""
 

@@ -11,8 +11,10 @@ from typing import Any
 import pluggy
 import pytest
 import syncd_s3
+from aiobotocore.credentials import AioCredentials
 from pydantic import ValidationError
 from syncd_s3 import S3Settings
+from syncd_s3.credentials import Credentials
 from syncd_s3.store import S3Store
 
 from syncd.errors import ConfigError, Denied
@@ -201,6 +203,7 @@ async def test_keys_that_were_rotated_under_a_running_store_are_transient_once(
     assert await inner.changed(first)
     assert await inner.changed(first), "who asks later, of the same keys, hears the same"
     assert not await inner.changed(await inner.get_frozen_credentials())
+    inner.worked()
     profile.write_text(text.format(*keys))
     refused = await asyncio.gather(*(store.put("x", b"1") for _ in range(8)), return_exceptions=True)
     assert [type(error) for error in refused if error] and not any(isinstance(error, Denied) for error in refused)
@@ -227,3 +230,19 @@ async def test_small_requests_are_not_held_up_by_each_other_s_time_out(store: S3
 def test_a_time_out_is_a_number_of_seconds(seconds: str) -> None:
     with pytest.raises(ValidationError):
         S3Settings.model_validate({"s3_timeout": seconds})
+
+
+async def test_a_source_that_makes_new_keys_each_time_is_believed_once() -> None:
+    """As a role does, against an endpoint that knows none of its keys."""
+    made = 0
+
+    async def mint() -> Any:
+        nonlocal made
+        made += 1
+        return AioCredentials(f"AKIA{made}", "secret")
+
+    keys = Credentials(mint)
+    assert await keys.changed(await keys.get_frozen_credentials())
+    assert not await keys.changed(await keys.get_frozen_credentials())
+    keys.worked()
+    assert await keys.changed(await keys.get_frozen_credentials())

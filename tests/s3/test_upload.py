@@ -17,6 +17,7 @@ from syncd_s3 import S3Settings
 from syncd_s3.body import RangeBody
 from syncd_s3.client import Client
 from syncd_s3.direct import DirectPath
+from syncd_s3.errors import NoRight
 from syncd_s3.paths import Paths
 from syncd_s3.store import S3Store
 from syncd_s3.wire import NICE, Answer, Span, _Connection
@@ -444,7 +445,7 @@ async def test_without_the_right_to_list_uploads_or_parts_a_file_goes_up_from_it
 
     async def withheld(self: Client, operation: str, what: str, /, **params: Any) -> list[dict[str, Any]]:
         if operation == right:
-            raise Denied("no right")
+            raise NoRight("no right")
         return await original(self, operation, what, **params)
 
     with source_of(file, os.urandom(RANGE + 5)) as source:
