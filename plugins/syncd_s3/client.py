@@ -177,7 +177,7 @@ class Client:
         async with self.said(what):
             about = {"Bucket": self.place.bucket, **self.added(operation), **params}
             pages = self._api.get_paginator(operation).paginate(**about)
-            return [page async for page in pages]
+            return [Fields(page, self.place) async for page in pages]
 
     def added(self, operation: str) -> dict[str, Any]:
         """What the settings add to an operation's parameters."""
@@ -185,8 +185,7 @@ class Client:
 
     async def _request(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         about = {"Bucket": self.place.bucket, **self.added(operation), **params}
-        answer: dict[str, Any] = await getattr(self._api, operation)(**about)
-        return answer
+        return Fields(await getattr(self._api, operation)(**about), self.place)
 
     @asynccontextmanager
     async def said(self, what: str) -> AsyncIterator[None]:
@@ -212,6 +211,23 @@ class Client:
             except FAILURES as failure:
                 return translate(failure, self.place, self.credentials.shown, what)
         return translate(error, self.place, self.credentials.shown, what)
+
+
+class Fields(dict[str, Any]):
+    """A parsed answer, or a part of one. What it lacks, no server meant to leave out: it was damaged on the way."""
+
+    def __init__(self, items: dict[str, Any], place: Place) -> None:
+        super().__init__((name, _fields(each, place)) for name, each in items.items())
+        self._place = place
+
+    def __missing__(self, name: str) -> Any:
+        raise Transient(f"{self._place}: an answer came without {name}")
+
+
+def _fields(value: Any, place: Place) -> Any:
+    if isinstance(value, dict):
+        return Fields(value, place)
+    return [_fields(each, place) for each in value] if isinstance(value, list) else value
 
 
 def _config(settings: Settings) -> Any:

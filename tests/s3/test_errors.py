@@ -268,3 +268,19 @@ async def test_tls_is_verified_and_a_ca_file_is_enough(
         await store.aclose()
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates / "public.crt"))
         await (await S3Store.open("s3://bucket", S3Settings())).aclose()
+
+
+@pytest.mark.parametrize(
+    "body", [b"<x/>", b"<InitiateMultipartUploadResult><UploadIx>1</UploadIx></InitiateMultipartUploadResult>"]
+)
+async def test_an_answer_that_lacks_what_it_should_say_passes(canned: Any, canned_store: S3Store, body: bytes) -> None:
+    canned.say(206, body=body)
+    answer = await canned_store.client.call("create_multipart_upload", "f", Key="f")
+    with pytest.raises(Transient, match="without UploadId"):
+        answer["UploadId"]
+
+
+async def test_a_listing_whose_names_were_damaged_passes(canned: Any, canned_store: S3Store) -> None:
+    canned.say(200, body=b"<ListBucketResult><Contents><Kex>a</Kex><Size>1</Size></Contents></ListBucketResult>")
+    with pytest.raises(Transient, match="without Key"):
+        await canned_store.list("p/")
