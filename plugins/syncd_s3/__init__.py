@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import BaseModel, BeforeValidator, Field
 
 from syncd import hookimpl
+from syncd.config.values import Period
 from syncd.errors import ConfigError
 from syncd.store import Store
 
@@ -33,7 +34,8 @@ class S3Settings(BaseModel):
         description="file of PEM certificates that vouch for the server; default AWS_CA_BUNDLE, else the system's",
     )
     s3_profile: Annotated[Literal["auto", "aws", "minio", "r2", "gcs", "ceph", "b2", "generic"], _LOWER] = Field(
-        default="auto", description="kind of server, for what it does differently; auto: by the endpoint's host"
+        default="auto",
+        description="kind of server, for what it does differently (not the AWS profile); auto: by the endpoint's host",
     )
     s3_path: Annotated[Literal["auto", "fast", "signed", "sdk"], _LOWER] = Field(
         default="auto",
@@ -49,9 +51,7 @@ class S3Settings(BaseModel):
         default=None, pattern="^[A-Z0-9_]+$", description="storage class of what is stored, such as STANDARD_IA"
     )
     s3_requester_pays: bool = Field(default=False, description="pay for requests to another's bucket")
-    s3_timeout: float = Field(
-        default=60.0, gt=0, allow_inf_nan=False, description="seconds without an answer or progress that end a request"
-    )
+    s3_timeout: Period = Field(default=60.0, description="seconds without an answer or progress that end a request")
 
 
 class OpenStore(Protocol):

@@ -72,7 +72,9 @@ class Settings(BaseSettings):
         description="this machine's name; default: its host name",
     )
     group: str | None = Field(
-        default=None, min_length=1, description="id shared by all nodes of one life of a job: job id and restart count"
+        default=None,
+        min_length=1,
+        description="a note in the claim, for people: job id and restart count; each node still has a task of its own",
     )
     checkpoints: Globs = Field(
         default=("*",), min_length=1, description="checkpoints' names under the root: patterns, with commas"
@@ -95,8 +97,8 @@ class Settings(BaseSettings):
     )
     upload_limit: Rate = Field(
         default=0,
-        description="bytes per second of all uploads, such as 10MB or 20Mbit; 0: no limit; auto: spread over half of the"
-        " time between saves",
+        description="bytes per second of checkpoints' uploads, such as 10MB or 20Mbit, lifted in the drain; 0: no limit;"
+        " auto: spread over half of the time between saves",
     )
     digest: Annotated[Literal["crc64nvme", "sha256", "blake3"], Lower] = Field(
         default="crc64nvme",

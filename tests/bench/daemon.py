@@ -205,7 +205,10 @@ def slow_link(size: int) -> None:
     if os.geteuid() or not shutil.which("tc") or not shutil.which("unshare"):
         print("  goodput at 20 Mbit/s: not measured, needs root, unshare and tc")
         return
-    subprocess.run(command, check=True, cwd=ROOT)
+    try:
+        subprocess.run(command, check=True, cwd=ROOT)
+    except subprocess.CalledProcessError as error:  # root of a container that may not make namespaces, as a rule
+        print(f"  goodput at 20 Mbit/s: not measured ({error})")
 
 
 class Far(Minio):
