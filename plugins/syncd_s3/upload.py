@@ -9,7 +9,7 @@ from typing import Any
 
 from syncd.errors import Denied, NotFound, Torn, Transient
 from syncd.local.digest import WINDOW, add_crc, crc_of, crc_range, matches
-from syncd.local.threads import to_its_end
+from syncd.local.threads import alone, to_its_end
 from syncd.model.checkpoint import ranges
 from syncd.store import Gate, Source
 from syncd_s3.client import Client
@@ -147,10 +147,14 @@ class Upload:
         """
         missing = iter([part for part in self.parts if part.number not in sent])
         failed: list[Transient] = []
-        try:
+
+        async def senders() -> None:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(AT_ONCE, len(self.parts) - len(sent))):
                     group.create_task(self._send_some(upload_id, missing, sent, failed))
+
+        try:
+            await alone(senders)
         except BaseExceptionGroup as errors:  # not except*: what that raises is a group again
             raise _first(errors) from None
         if failed:

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,10 +63,23 @@ async def all_of(works: Iterable[Callable[[], Awaitable[T]]], at_once: int) -> l
         for n, work in left:
             results[n] = await work()
 
-    try:
+    async def workers() -> None:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(at_once):
                 tasks.create_task(worker())
+
+    try:
+        await alone(workers)
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     return [results[n] for n in sorted(results)]
+
+
+async def alone(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """The result of what uses a TaskGroup, in a task of its own.
+
+    In Python 3.11 and 3.12 a group that fails leaves the task that waited for it marked as being cancelled
+    (`Task.cancelling()`), for good. aiohttp looks there, and would end a later request by a cancellation that nobody asked
+    for.
+    """
+    return await asyncio.create_task(work())

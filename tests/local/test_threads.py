@@ -102,3 +102,38 @@ async def test_a_caller_that_is_cancelled_twice_still_waits_for_its_thread() -> 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+async def test_a_failure_of_many_leaves_no_mark_of_a_cancellation() -> None:
+    """aiohttp takes such a mark for a cancellation of its request: a torn checkpoint would end the next one's push."""
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("torn")
+
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.current_task()
+    assert task
+    for _ in range(3):
+        with pytest.raises(ValueError, match="torn"):
+            await all_of([waits, fails, waits], 3)
+        assert task.cancelling() == 0
+
+
+async def test_who_cancels_many_cancels_each() -> None:
+    ended: list[int] = []
+
+    async def waits(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+
+    task = asyncio.create_task(all_of([lambda n=n: waits(n) for n in range(3)], 3))  # type: ignore[misc]
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(ended) == [0, 1, 2]
