@@ -116,9 +116,11 @@ def _answer(error: Any, place: Place, key: str, what: str) -> StoreError:
     if code in _GONE:
         return UploadGone(f"{said}the multipart upload must begin anew ({code})")
     if code in ("InvalidRange", "416"):
-        return EmptyRange(f"{said}the object ends before the range")
+        ranged = error.operation_name == "GetObject"
+        return EmptyRange(f"{said}the object ends before the range") if ranged else Transient(f"{said}{detail}")
     if code in ("PreconditionFailed", "412"):
-        return Exists(f"{said}exists already")
+        conditional = error.operation_name == "PutObject"
+        return Exists(f"{said}exists already") if conditional else Transient(f"{said}{detail}")
     if code in _REGION:
         headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         region = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region") or "its region"
@@ -131,7 +133,8 @@ def _answer(error: Any, place: Place, key: str, what: str) -> StoreError:
     # By status, since servers differ in what they call things; a 200 is CompleteMultipartUpload's late error.
     if code in _TRANSIENT or status >= 500 or status in (200, 408, 409):
         return Transient(f"{said}{detail}")
-    if code in ("NoSuchKey", "404", "NoSuchVersion") or status == 404:
+    absent = code in ("NoSuchKey", "404", "NoSuchVersion") or status == 404
+    if absent and error.operation_name not in ("ListObjectsV2", "ListMultipartUploads"):
         return NotFound(f"{said}no such object")
     return Denied(f"{said}{error.operation_name} was refused: {detail}; change the settings, or use another server")
 

@@ -6,7 +6,7 @@ from base64 import b64encode
 from typing import Any
 from urllib.parse import urlsplit
 
-from syncd.errors import ConfigError, Denied, NotFound, Transient
+from syncd.errors import ConfigError, Denied, Exists, NotFound, Transient
 from syncd.local.digest import sum_bytes
 from syncd.store import Entry, Fetched, Gate, Source, fetch_by_get
 from syncd_s3.client import Client, Settings
@@ -124,8 +124,10 @@ class S3Store:
             sums = {"ChecksumCRC64NVME": checksum(sum_bytes(data).digest)}
         try:
             await self.client.put(where, data, Key=where, **sums, **condition)
-        except NotFound as error:
-            # Only a reader may conclude from "not found"; a write that hears it (a delete at the same time) is repeated.
+        except (NotFound, Exists) as error:
+            if condition and isinstance(error, Exists):
+                raise
+            # Only a reader may conclude from "not found", and a create from "exists": another write is repeated.
             raise Transient(str(error)) from None
 
     def _key(self, key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from syncd.errors import Denied, NotFound, Torn, Transient
+from syncd.errors import Denied, Exists, NotFound, Torn, Transient
 from syncd.local.digest import WINDOW, add_crc, crc_of, crc_range, matches
 from syncd.local.threads import alone, to_its_end
 from syncd.model.checkpoint import ranges
@@ -61,8 +61,9 @@ class Upload:
                 await self._one_request()
             else:
                 await self._multipart()
-        except NotFound as error:
-            # A server that lost an upload, or a delete at the same time; the bucket's own absence is `Denied`.
+        except (NotFound, Exists) as error:
+            # A server that lost an upload, or a delete at the same time; the bucket's own absence is `Denied`. No request
+            # of ours had a condition.
             raise Transient(str(error)) from None
 
     async def _one_request(self) -> None:

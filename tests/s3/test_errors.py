@@ -135,6 +135,10 @@ CODES: list[tuple[int, str, type[StoreError], str]] = [
     (502, "", Transient, "502"),
     (507, "XMinioStorageFull", Transient, "XMinioStorageFull"),
     (403, "", Denied, "may not"),
+    (404, "", Denied, "404"),
+    (404, "NoSuchKey", Denied, "NoSuchKey"),
+    (412, "PreconditionFailed", Transient, "PreconditionFailed"),
+    (416, "InvalidRange", Transient, "InvalidRange"),
 ]
 
 
@@ -158,7 +162,7 @@ async def canned_store(canned: Any) -> Any:
 @pytest.mark.parametrize(
     ("status", "code", "put", "create"),
     [
-        (412, "PreconditionFailed", Exists, Exists),
+        (412, "PreconditionFailed", Transient, Exists),
         (409, "ConditionalRequestConflict", Transient, Transient),
         (404, "NoSuchKey", Transient, Transient),
         (404, "NoSuchBucket", Denied, Denied),
