@@ -12,7 +12,6 @@ from typing import Protocol
 from pydantic import BaseModel, Field
 
 from syncd import hookimpl
-from syncd.config.values import Period
 from syncd.errors import ConfigError
 from syncd.store import Store
 
@@ -26,8 +25,8 @@ class ObstoreSettings(BaseModel):
     obstore_ca_bundle: Path | None = Field(
         default=None, description="file of PEM certificates that vouch for the server too, beside the system's"
     )
-    obstore_timeout: Period = Field(
-        default=60.0, description="seconds without an answer or progress that end a request"
+    obstore_timeout: float = Field(
+        default=60.0, gt=0, allow_inf_nan=False, description="seconds without an answer or progress that end a request"
     )
 
 

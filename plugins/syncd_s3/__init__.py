@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Protocol
 from pydantic import BaseModel, BeforeValidator, Field
 
 from syncd import hookimpl
-from syncd.config.values import Period
 from syncd.errors import ConfigError
 from syncd.store import Store
 
@@ -51,7 +50,9 @@ class S3Settings(BaseModel):
         default=None, pattern="^[A-Z0-9_]+$", description="storage class of what is stored, such as STANDARD_IA"
     )
     s3_requester_pays: bool = Field(default=False, description="pay for requests to another's bucket")
-    s3_timeout: Period = Field(default=60.0, description="seconds without an answer or progress that end a request")
+    s3_timeout: float = Field(
+        default=60.0, gt=0, allow_inf_nan=False, description="seconds without an answer or progress that end a request"
+    )
 
 
 class OpenStore(Protocol):
