@@ -16,9 +16,9 @@ from obstore import exceptions as obs
 from obstore.store import from_url
 
 from syncd.errors import ConfigError, Denied, Exists, NotFound, Transient
-from syncd.local.digest import add_crc, spell
 from syncd.local.threads import to_its_end
-from syncd.store import Entry, Fetched, Gate, Source, write_at
+from syncd.store import Entry, Fetched, Gate, Source
+from syncd.store.landing import Landing, Unwritable
 from syncd_obstore.errors import FAILURES, EmptyRange, translate
 from syncd_obstore.upload import upload
 
@@ -99,22 +99,16 @@ class ObstoreStore:
         return b"".join(pieces)
 
     async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
-        done = crc = 0
+        landing = Landing(fd, offset, length)
 
-        def write(data: bytes) -> None:
-            nonlocal done, crc
-            data = data[: length - done]
-            try:
-                write_at(fd, data, offset + done)
-            except OSError as error:
-                raise _Unwritable(error) from None
-            done, crc = done + len(data), add_crc(data, crc)
+        async def land(data: bytes) -> None:
+            await to_its_end(landing.take, data[: length - landing.moved])
 
         try:
-            await self._stream(key, offset, length, lambda data: to_its_end(write, data))
-        except _Unwritable as disk:
+            await self._stream(key, offset, length, land)
+        except Unwritable as disk:
             raise disk.error from None
-        return Fetched(done, spell(crc))
+        return landing.fetched
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
         async with self._said(prefix, 0) as progress:
@@ -195,14 +189,6 @@ class ObstoreStore:
             # Only a reader may conclude from "not found", and a create from "exists", which the library makes of every
             # 409: a write that hears it (something else is done to the object at the same time) is repeated.
             raise Transient(str(error)) from None
-
-
-class _Unwritable(Exception):
-    """The caller's disk, not the store."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def _parse(url: str) -> tuple[str, str]:

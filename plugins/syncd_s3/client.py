@@ -188,14 +188,14 @@ class Client:
         return Fields(await getattr(self._api, operation)(**about), self.place)
 
     @asynccontextmanager
-    async def said(self, what: str) -> AsyncIterator[None]:
-        """Take a slot, and say every failure in the store's words."""
+    async def said(self, what: str) -> AsyncIterator[ReadOnlyCredentials]:
+        """Take a slot, and say every failure in the store's words. Gives the keys to sign with."""
         async with self._slots:
             used = None
             try:
                 async with asyncio.timeout(self.timeout):  # it may ask a program, or a service
                     used = await self.credentials.get_frozen_credentials()
-                yield
+                yield used
                 self.credentials.worked()
             except FAILURES as error:
                 raise await self._translate(error, what, used) from None

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest, HeadersDict
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError, create_parser
 
@@ -43,22 +44,27 @@ class DirectPath:
     async def send(
         self, operation: str, what: str, span: Span, urgent: bool, about: Mapping[str, Any]
     ) -> dict[str, Any]:
-        async with self._client.said(what):
-            request = await self._signed(operation, about, body=span)
+        async with self._client.said(what) as keys:
+            request = await self._signed(keys, operation, about, body=span)
             return self._parsed(operation, await self.carrier.exchange(replace(request, polite=not urgent)))
 
     async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
-        async with self._client.said(what):
-            answer = await self.carrier.exchange(await self._signed("get_object", about, into=span))
+        async with self._client.said(what) as keys:
+            answer = await self.carrier.exchange(await self._signed(keys, "get_object", about, into=span))
             return self._parsed("get_object", answer), answer.fetched or Fetched(0)
 
     async def _signed(
-        self, operation: str, params: Mapping[str, Any], *, body: Span | None = None, into: Span | None = None
+        self,
+        keys: ReadOnlyCredentials,
+        operation: str,
+        params: Mapping[str, Any],
+        *,
+        body: Span | None = None,
+        into: Span | None = None,
     ) -> Request:
         """A request signed by header: `generate_presigned_url` resolves the endpoint anew each time, which costs more
         than all the rest, and has the session's token in the URL."""
         api = self._client.api
-        keys = await self._client.credentials.get_frozen_credentials()
         model = self._model(operation)
         shapes = model.input_shape.members
         parts: dict[str, dict[str, str]] = {"header": {}, "querystring": {}, "uri": {}}
@@ -83,11 +89,8 @@ class DirectPath:
 
     def _parsed(self, operation: str, answer: Answer) -> dict[str, Any]:
         model = self._model(operation)
-        if (
-            answer.status < 300
-            and not answer.fetched
-            and answer.headers.get("content-type", "").startswith("text/html")
-        ):
+        landed = answer.fetched.nbytes if answer.fetched else 0
+        if answer.status < 300 and not landed and answer.headers.get("content-type", "").startswith("text/html"):
             raise ResponseParserError("a page for people")
         if answer.status < 300 and operation == "get_object":  # its body is in the file
             return {"ContentRange": answer.headers.get("content-range", "")}

@@ -24,7 +24,7 @@ Name = Literal["fast", "signed", "sdk"]
 
 class Path(Protocol):
     """One way. Raises the store's errors, `Torn` for a file that is shorter than said or cannot be read,
-    `wire.Unwritable` for one that takes no more."""
+    `landing.Unwritable` for one that takes no more."""
 
     async def send(
         self, operation: str, what: str, span: Span, urgent: bool, about: Mapping[str, Any]

@@ -26,8 +26,8 @@ SMALL = 1 << 20
 class _Asked:
     """A request under way: when it began, and with how many others at most it shared the link since."""
 
-    def __init__(self, began: float, sharing: int) -> None:
-        self.began, self.sharing = began, sharing
+    def __init__(self, began: float) -> None:
+        self.began, self.sharing = began, 0
 
 
 class Patience:
@@ -51,7 +51,7 @@ class Patience:
         """The result of `make()`, or of a second call of it. Raises what the first failure was when both fail."""
         if nbytes < SMALL:
             return await make()
-        this = _Asked(self._clock(), 0)
+        this = _Asked(self._clock())
         self._under_way.append(this)
         for each in self._under_way:
             each.sharing = max(each.sharing, len(self._under_way))

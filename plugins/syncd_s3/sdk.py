@@ -6,9 +6,10 @@ from typing import Any
 from syncd.errors import StoreError
 from syncd.local.threads import to_its_end
 from syncd.store import Fetched
+from syncd.store.landing import Landing
 from syncd_s3.body import RangeBody
 from syncd_s3.client import Client, Progress
-from syncd_s3.wire import Landing, Span
+from syncd_s3.wire import Span
 
 
 class SdkPath:
@@ -37,7 +38,7 @@ class SdkPath:
 
     async def fetch(self, what: str, span: Span, about: Mapping[str, Any]) -> tuple[dict[str, Any], Fetched]:
         answer, data = await self._client.get(what, **about)
-        landing = Landing(span)
+        landing = Landing(span.fd, span.offset, span.length)
         await to_its_end(landing.take, memoryview(data)[: span.length])
         return answer, landing.fetched
 

@@ -11,8 +11,9 @@ from yarl import URL
 
 from syncd.local.threads import to_its_end
 from syncd.store import Fetched
+from syncd.store.landing import Landing
 from syncd_s3.body import RangeBody
-from syncd_s3.wire import MOST, THREADS, Answer, Landing, Request, Span
+from syncd_s3.wire import MOST, THREADS, Answer, Request, Span
 
 PIECE = 1 << 20
 """Bytes of an answer that are written at a time."""
@@ -86,7 +87,7 @@ class Session:
     async def _receive(answer: aiohttp.ClientResponse, span: Span, progress: Callable[[], None]) -> Fetched:
         if answer.content_length is not None and answer.content_length > span.length:
             raise aiohttp.ClientPayloadError(f"{answer.content_length} bytes were promised of {span.length}")
-        landing = Landing(span)
+        landing = Landing(span.fd, span.offset, span.length)
         async for piece in answer.content.iter_chunked(PIECE):
             await to_its_end(landing.take, memoryview(piece))
             progress()

@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 from syncd.errors import ConfigError, Denied, Exists, NotFound, Transient
 from syncd.local.digest import sum_bytes
 from syncd.store import Entry, Fetched, Gate, Source, fetch_by_get
+from syncd.store.landing import Unwritable
 from syncd_s3.client import Client, Settings
 from syncd_s3.errors import EmptyRange
 from syncd_s3.paths import Paths
 from syncd_s3.upload import Upload, checksum
-from syncd_s3.wire import Span, Unwritable
+from syncd_s3.wire import Span
 
 log = logging.getLogger("syncd.s3")
 

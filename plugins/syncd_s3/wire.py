@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 from aiohappyeyeballs import start_connection
 
 from syncd.errors import Torn
-from syncd.local.digest import add_crc, spell
 from syncd.local.threads import outlast
-from syncd.store import Fetched, write_at
+from syncd.store import Fetched
+from syncd.store.landing import Landing
 
 WINDOW = 256 << 10
 """Bytes that are moved at a time. Larger blocks make writers of one file spin on its lock."""
@@ -42,14 +42,6 @@ _UNREADABLE = {errno.EIO, errno.ESTALE, errno.EBADF}
 """What a disk or a file system that went away says, and no socket."""
 _NO_KERNEL = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 """What a file system says that cannot move bytes within the kernel."""
-
-
-class Unwritable(Exception):
-    """The disk did not take what came: an OSError that is not the connection's."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +73,6 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     fetched: Fetched | None = None
-
-
-class Landing:
-    """Where an answer's body goes: a span of a file. Sums what it writes, since it is in the processor's cache now."""
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-        self.moved = self._crc = 0
-
-    def take(self, data: memoryview) -> None:
-        """Write what came next. Raises `Unwritable`, or ConnectionError for more than was asked for. Blocks."""
-        if self.moved + len(data) > self._span.length:
-            raise ConnectionError(errno.EPROTO, f"more than {self._span.length} bytes came")
-        try:
-            write_at(self._span.fd, data, self._span.offset + self.moved)
-        except OSError as error:
-            raise Unwritable(error) from None
-        self.moved, self._crc = self.moved + len(data), add_crc(data, self._crc)
-
-    @property
-    def fetched(self) -> Fetched:
-        return Fetched(self.moved, spell(self._crc))
 
 
 class Wire:
@@ -318,16 +288,16 @@ class _Connection:
         if request.into and answer.status == 200 and (answer.length or 0) > request.into.length:
             return Answer(200, headers, b"")  # the whole object, of a server without ranges: the headers tell
         if request.into and answer.status in (200, 206):
-            fetched = self._receive_span(answer, request.into).fetched
+            fetched = self._receive_span(answer, request.into)
             answer.close()
         else:
             body = answer.read(MOST)
         self.reusable = answer.isclosed() and not answer.will_close
         return Answer(answer.status, headers, body, fetched)
 
-    def _receive_span(self, answer: http.client.HTTPResponse, span: Span) -> Landing:
+    def _receive_span(self, answer: http.client.HTTPResponse, span: Span) -> Fetched:
         """Move an answer's body into a file. Raises OSError when it ends early or is too long."""
-        promised, landing = answer.length, Landing(span)
+        promised, landing = answer.length, Landing(span.fd, span.offset, span.length)
         if promised is not None and promised > span.length:
             raise ConnectionError(errno.EPROTO, f"{promised} bytes were promised of {span.length}")
         window = memoryview(bytearray(min(WINDOW, span.length)))
@@ -346,7 +316,7 @@ class _Connection:
                 landing.take(window[:got])
         if promised is not None and landing.moved < promised:
             raise ConnectionResetError(errno.ECONNRESET, f"{landing.moved} bytes came of {promised}")
-        return landing
+        return landing.fetched
 
     def _fill(self, window: memoryview) -> int:
         """A whole window in one call, or what came before the end or the time-out."""

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from syncd.beside import Pace
 from syncd.config import Settings
@@ -17,7 +17,7 @@ from syncd.local.completion import CORE_RULES, Rule
 from syncd.local.digest import FAST, new_seal
 from syncd.local.root import Root
 from syncd.local.tree import OWN
-from syncd.model.event import Say
+from syncd.model.event import Say, silent
 from syncd.model.keys import Keys
 from syncd.move.budget import Budget
 from syncd.move.loose import OutputLog
@@ -41,7 +41,7 @@ class Parts:
     store: Retrying
     keys: Keys
     budget: Budget
-    say: Say = field(default=lambda event, /, **fields: None)
+    say: Say = silent
 
 
 @asynccontextmanager

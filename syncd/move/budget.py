@@ -116,7 +116,7 @@ class Budget:
                 turn.come.set_result(None)
             self._waiting.remove(turn)
 
-    def _release(self, turn: "_Turn") -> None:
+    def _release(self, turn: _Turn) -> None:
         self._pieces -= 1
         self._bytes -= turn.nbytes
         self._laned -= turn.laned

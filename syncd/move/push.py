@@ -15,7 +15,7 @@ from syncd.local.threads import all_of, descriptor, to_its_end
 from syncd.local.tree import Identity
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest
-from syncd.model.event import Say
+from syncd.model.event import Say, silent
 from syncd.model.names import step_of
 from syncd.move.objects import Owner, create_once, read_manifest
 from syncd.store import Gate, Source, Store
@@ -25,10 +25,6 @@ SUMS_AT_ONCE = 4
 LONGEST = 10.0
 """Seconds between two tries to store what is not there afterwards."""
 Assign = Callable[[Pin, str, int], Pin]
-
-
-def _silent(event: str, /, **fields: object) -> None:
-    return None
 
 
 class Pusher:
@@ -44,7 +40,7 @@ class Pusher:
         used: set[str],
         begun: set[str],
         seal: str | None = None,
-        say: Say = _silent,
+        say: Say = silent,
     ) -> None:
         """`number`: the highest given so far; `used`: commit names taken; `begun`: directories with other objects;
         `seal`: the algorithm of the files' seals, None for none; `say`: told of events."""
@@ -118,14 +114,8 @@ class Pusher:
             if not lacking:
                 break
             if tries:  # somebody deletes them, or the store says other sizes than it was sent: no reason to press it
-                first = prefix + lacking[0].entry.path
-                about = {
-                    "key": first,
-                    "bytes": lacking[0].entry.size,
-                    "listed": there.get(first),
-                    "files": len(lacking),
-                }
-                self.say("not_as_sent", **about)
+                first, size = prefix + lacking[0].entry.path, lacking[0].entry.size
+                self.say("not_as_sent", key=first, bytes=size, listed=there.get(first), files=len(lacking))
                 await self.sleep(min(LONGEST, 2.0 ** min(tries, 10)))
             await self._uploads(pin, manifest, lacking)
         with _reading(pin):

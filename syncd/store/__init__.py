@@ -110,15 +110,15 @@ def read_exactly(fd: int, offset: int, length: int) -> bytes:
 
 async def fetch_by_get(store: Store, key: str, offset: int, length: int, fd: int) -> Fetched:
     """`Store.fetch` through memory: one `get`, then the write."""
-    from syncd.local.digest import add_crc, spell
     from syncd.local.threads import to_its_end  # asyncio, which the command line's start does without
+    from syncd.store.landing import Landing, Unwritable
 
-    data = (await store.get(key, offset, length))[:length]
-
-    def write() -> Fetched:
-        return Fetched(write_at(fd, data, offset), spell(add_crc(data)))
-
-    return await to_its_end(write)
+    data, landing = await store.get(key, offset, length), Landing(fd, offset, length)
+    try:
+        await to_its_end(landing.take, data[:length])
+    except Unwritable as disk:
+        raise disk.error from None
+    return landing.fetched
 
 
 def write_at(fd: int, data: bytes | memoryview, offset: int) -> int:

@@ -257,11 +257,7 @@ def _copy(source: Source, fd: int, offset: int, length: int, digest: str) -> Non
     data = source.read(offset, length)
     if not matches(data, digest):
         raise Torn(f"bytes {offset} to {offset + length} are not those that were summed: the file changed")
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        offset += written
-        view = view[written:]
+    write_at(fd, data, offset)
 
 
 def _fsync_dir(directory: Path) -> None:
