@@ -20,6 +20,7 @@ from syncd.model.event import Say
 from syncd.model.keys import Keys
 from syncd.model.names import FINAL, family, is_final
 from syncd.move import disk, retain
+from syncd.move.close import close_own
 from syncd.move.finish import finish
 from syncd.move.objects import Owner, at_work, read_item, standing
 from syncd.move.own import own
@@ -158,9 +159,10 @@ class Keeper:
     async def _take_up(self, found: disk.GoOn) -> None:
         self.owner, self.record, self.commits = found.owner, found.record, list(found.commits)
         self._families = set(found.families)
-        used, begun = await disk.names_in_use(self.store, self.owner, found.commits)
-        await self.root.take_up(used)
-        self._open_pusher(used | {pin.commit for pin in self.root.waiting if pin.commit}, begun)
+        await self.root.take_up({each.commit for each in found.commits})
+        waiting = self.root.waiting
+        used, number = found.taken({pin.commit: pin.commit_number or 0 for pin in waiting if pin.commit})
+        self._open_pusher(used, found.begun, number)
 
     async def lost(self) -> bool:
         """Whether no local checkpoint of this attempt's is left, though its line has some."""
@@ -234,10 +236,8 @@ class Keeper:
         if restored or foreign:
             await self.root.set_aside_final()
 
-    def _open_pusher(self, used: set[str], begun: set[str]) -> None:
+    def _open_pusher(self, used: set[str], begun: set[str], number: int = 0) -> None:
         assert self.owner
-        numbers = [found.manifest.number for found in self.commits]
-        number = max([*numbers, *(pin.commit_number or 0 for pin in self.root.waiting)], default=0)
         self.pusher = Pusher(
             self.store, self.owner, self.gate, number=number, used=used, begun=begun, seal=self.seal, say=self.say
         )
@@ -375,7 +375,10 @@ class Keeper:
             await self.push_next()
         if settle:
             await self._until_final_is_still()
-        result = await self._push_final() or self.newest
+        result = await self._push_final()
+        if result is None and self.newest:
+            await close_own(self.store, self.owner)
+            result = self.newest
         if result is None:
             self.say(
                 "nothing_committed", why="no checkpoint and no final/ was found under the root; the task is not done"

@@ -48,6 +48,9 @@ class Keys:
     def record(self, attempt: int) -> str:
         return self.attempt(attempt) + "resume.json"
 
+    def closed(self, attempt: int) -> str:
+        return self.attempt(attempt) + "closed.json"
+
     def manifests(self, attempt: int) -> str:
         """Prefix of an attempt's manifests, with its slash."""
         return self.attempt(attempt) + "manifests/"

@@ -85,7 +85,11 @@ async def test_reset_leaves_claims_and_records_and_the_next_start_is_from_zero(r
     (node.root / "final" / "m").write_text("model")
     await node.keeper.finish()
     await carry_out(store, await reset(store, KEYS, node="operator", now=0.0))
-    assert {entry.key.rsplit("/", 1)[-1] for entry in await store.list("task/")} == {"attempt.json", "resume.json"}
+    assert {entry.key.rsplit("/", 1)[-1] for entry in await store.list("task/")} == {
+        "attempt.json",
+        "resume.json",
+        "closed.json",
+    }
     again = Node(store, ram_path / "c")
     assert (await again.boot()).checkpoint is None
     await verify(store)
