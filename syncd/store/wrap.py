@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from syncd.errors import Denied, SlowDown, StoreError, Transient
-from syncd.store import Entry, Fetched, Gate, Source, Store
+from syncd.store import Entry, Fetched, Gate, Source, Store, Telling
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -28,6 +28,11 @@ class Opening:
     def way(self) -> str | None:
         """How large bodies travel, where the store says so and has been opened."""
         return getattr(self._store, "way", None)
+
+    @property
+    def telling(self) -> Telling | None:
+        """Who tells of the store, where it has one and has been opened."""
+        return getattr(self._store, "telling", None)
 
     async def _get(self) -> Store:
         async with self._lock:
@@ -124,6 +129,15 @@ class Retrying:
     def way(self) -> str | None:
         """How large bodies travel, where the store says so."""
         return getattr(self.inner, "way", None)
+
+    @property
+    def telling(self) -> Telling | None:
+        """Who tells of the store, where it has one."""
+        return getattr(self.inner, "telling", None)
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer of a store that tells of itself, repeated like a verb."""
+        return await self._retry(question)
 
     async def _retry(self, call: Callable[[], Awaitable[T]], *, patient: bool | None = None) -> T:
         tries, began = 0, self._monotonic()
