@@ -116,7 +116,8 @@ def _doctor(parts: Parts, most: int) -> Doctor:
 
 async def _ask_here(settings: Settings) -> AsyncIterator[tuple[str, Answer]]:
     """The disk, and what the settings alone tell."""
-    async for each in ground.ask(settings.root, watch_events=settings.watch_events):
+    here = ground.ask(settings.root, watch_events=settings.watch_events, budget=settings.memory_budget)
+    async for each in here:
         yield each
     if settings.digest != FAST:
         try:

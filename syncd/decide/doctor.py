@@ -57,6 +57,10 @@ _LOCAL = (
         "free some: a restore needs a checkpoint's size",
     ),
     Question(
+        "memory", "SYNCD_MEMORY_BUDGET fits into the memory that there is", "the kernel may end syncd in the midst of a"
+        " transfer", "lower it, or give syncd's container more",
+    ),
+    Question(
         "times", "the files' times are this clock's", "times in listings and events are of two clocks; nothing is decided"
         " by them", "set both clocks (NTP)",
     ),
@@ -208,6 +212,17 @@ def second_measurement(seconds: float, most: int) -> int:
     """
     wanted = min(most, int(SMALL * MEASURED / max(seconds, 0.001)))
     return wanted if wanted >= 2 * SMALL else 0
+
+
+OWN_MEMORY = 96 << 20
+"""Bytes of memory that a daemon has beside its budget."""
+
+
+def memory(there: int, budget: int) -> Answer:
+    """The answer for `there` bytes that are free, or that a limit allows."""
+    return Answer(
+        there >= budget + OWN_MEMORY, f"{there >> 20} MiB are there, and {budget >> 20} MiB may be used", there
+    )
 
 
 _KINDS = {

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from syncd.decide.doctor import ROOM, disk
+from syncd.decide.doctor import ROOM, disk, memory
 from syncd.local.lock import lock_holder
 from syncd.local.tree import OWN, sync_dir
 from syncd.local.watch import Nudge, watching
@@ -25,9 +26,9 @@ TICK = 1.0
 """Seconds by which a file's time may lag behind the clock: file systems count in ticks, or in whole seconds."""
 
 
-async def ask(root: Path, *, watch_events: bool) -> AsyncIterator[tuple[str, Answer]]:
+async def ask(root: Path, *, watch_events: bool, budget: int) -> AsyncIterator[tuple[str, Answer]]:
     """The answers about a root, by the questions' keys. One that is not there is judged by the place where a start makes
-    it; nothing is left there."""
+    it; nothing is left there. `budget`: bytes of memory that transfers may have."""
     place = root if root.exists() else root.parent
     with _trial(place) as (trial, why):
         if trial is None:
@@ -40,6 +41,7 @@ async def ask(root: Path, *, watch_events: bool) -> AsyncIterator[tuple[str, Ans
         yield "disk", disk(file_system(place))
         free = psutil.disk_usage(str(place)).free
         yield "room", Answer(free >= ROOM, f"{free / (1 << 30):.1f} GiB", free)
+        yield "memory", memory(min(psutil.virtual_memory().available, memory_limit()), budget)
         yield "times", await asyncio.to_thread(_times, trial)
     holder = lock_holder(root)
     yield "alone", Answer(holder is None, holder or "")
@@ -124,6 +126,31 @@ def _times(trial: Path) -> Answer:
     (trial / "now").write_bytes(b"x")
     skew = (trial / "now").stat().st_mtime - before
     return clocks(skew, TICK)
+
+
+def memory_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """The least limit of the control groups that this process is in, in bytes; without any, more than there can be."""
+    limits = [sys.maxsize]
+    try:
+        paths = [
+            line.partition("::")[2].strip("/\n") for line in own.read_text().splitlines() if line.startswith("0::")
+        ]
+    except OSError:
+        paths = []
+    for path in paths:
+        # A container sees its own group as the root, or the host's path to a group that it does not see.
+        for group in [groups / path, *(groups / path).parents]:
+            if group.is_relative_to(groups):
+                limits += _number(group / "memory.max")
+    return min([*limits, *_number(groups / "memory" / "memory.limit_in_bytes")])
+
+
+def _number(path: Path) -> list[int]:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return []
+    return [int(text)] if text.isdigit() else []
 
 
 def apart(root: Path, store: str) -> Answer:

@@ -1,6 +1,6 @@
 """What answers mean for a run: pure, by the table of questions."""
 
-from syncd.decide.doctor import LOCAL, QUESTIONS, STORE, disk, exit_code, judge, second_measurement, verdict
+from syncd.decide.doctor import LOCAL, QUESTIONS, STORE, disk, exit_code, judge, memory, second_measurement, verdict
 from syncd.model.answer import Answer, clocks
 from syncd.model.keys import scratch
 
@@ -61,6 +61,13 @@ def test_a_disk_is_told_by_the_kernels_name_of_its_file_system() -> None:
         assert answer.yes is False
         assert word in answer.said
     assert disk("").yes is None
+
+
+def test_the_memory_budget_must_leave_room_for_the_daemon_itself() -> None:
+    assert memory(200 << 20, 64 << 20).yes is True
+    answer = memory(128 << 20, 64 << 20)
+    assert (answer.yes, answer.value) == (False, 128 << 20)
+    assert answer.said == "128 MiB are there, and 64 MiB may be used"
 
 
 def test_no_task_can_have_the_name_under_which_a_store_is_tried() -> None:

@@ -1,6 +1,7 @@
 """What a root's disk can do: asked of a real one, of memory, of places that cannot be; nothing is left."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from syncd.model.answer import Answer
 
 
 async def answers(root: Path, *, watch_events: bool = True) -> dict[str, Answer]:
-    return {key: answer async for key, answer in ground.ask(root, watch_events=watch_events)}
+    asked = ground.ask(root, watch_events=watch_events, budget=64 << 20)
+    return {key: answer async for key, answer in asked}
 
 
 async def test_a_root_on_a_real_disk_has_all_that_is_asked_and_is_as_it_was(tmp_path: Path) -> None:
@@ -85,6 +87,26 @@ def test_the_file_system_of_a_path_is_that_of_the_nearest_mount(monkeypatch: pyt
     assert ground.file_system(Path("/usr")) == "xfs", "of two on one place the later is seen"
     monkeypatch.setattr(ground.psutil, "disk_partitions", lambda all: [])
     assert ground.file_system(Path("/usr")) == ""
+
+
+def test_the_memory_limit_is_the_least_of_the_groups_around_this_process(tmp_path: Path) -> None:
+    def limit() -> int:
+        return ground.memory_limit(tmp_path, tmp_path / "own")
+
+    assert limit() == sys.maxsize
+    (tmp_path / "own").write_text("0::/pod/container\n")
+    (tmp_path / "pod" / "container").mkdir(parents=True)
+    (tmp_path / "pod" / "container" / "memory.max").write_text("max\n")
+    assert limit() == sys.maxsize
+    (tmp_path / "pod" / "memory.max").write_text("268435456\n")
+    assert limit() == 256 << 20
+    (tmp_path / "own").write_text("0::/../unseen\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert limit() == 1000, "a container whose group is the root of what it sees"
+    (tmp_path / "own").write_text("4:memory:/docker/1\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("2000\n")
+    assert limit() == 2000, "the first version of control groups"
 
 
 def test_a_store_beside_the_root_goes_with_it(tmp_path: Path) -> None:
