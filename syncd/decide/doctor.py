@@ -117,7 +117,8 @@ _STORE = (
         "what was damaged on its way there is found by a restore or by verify --deep, which compare every byte",
     ),
     Question(
-        "clock", "the server's clock is this one's", "signatures are refused beyond 15 minutes, and times differ",
+        "clock", "the server's clock is this one's",
+        "times in listings and events differ, and beyond 15 minutes a server may refuse signatures",
         "set this machine's clock (NTP)",
     ),
     Question(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,3 +244,16 @@ def test_a_doctor_that_is_ended_leaves_nothing(
         assert process.wait(30) == code
     assert in_bucket(minio) == before
     assert not list((tmp_path / "root").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not here: apt-get install faketime")
+@pytest.mark.parametrize(("ahead", "says"), [("+5m", "s behind"), ("-2m", "s ahead")])
+def test_a_clock_that_differs_from_the_servers_is_told(s3: Call, tmp_path: Path, ahead: str, says: str) -> None:
+    command = ["faketime", "-f", ahead, sys.executable, "-m", "syncd", "doctor", "--bytes", "0", "--task", "t"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    line = line_of(done.stdout, "clock")
+    assert line.startswith("no  ")
+    assert says in line
+    assert "NTP" in line
