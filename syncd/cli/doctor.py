@@ -97,7 +97,8 @@ async def _run(app: App, settings: Settings, most: int, *, as_json: bool) -> int
                     _tell_about(app, settings, about)
                 for each in _ask_about(settings, about):
                     take(*each)
-    code, said = exit_code(judged, away=doctor.away), verdict(judged, away=doctor.away)
+    away = doctor.away or doctor.owing
+    code, said = exit_code(judged, away=away), verdict(judged, away=away)
     if as_json:
         print_json(_document(app, settings, code, said, about, judged, doctor))
     else:

@@ -180,7 +180,7 @@ def judge(key: str, answer: Answer, *, single_writer: bool = False) -> Judged:
 
 
 def exit_code(judged: Iterable[Judged], *, away: bool) -> int:
-    """0: a run would work; 78: the operator must mend something first; 75: the store is away."""
+    """0: a run would work; 78: the operator must mend something first; 75: the store is away, or owes an answer."""
     if any(each.weight == "no" for each in judged):
         return 78
     return 75 if away else 0
@@ -192,7 +192,7 @@ def verdict(judged: Sequence[Judged], *, away: bool) -> str:
     if wrong:
         return f"a run would not work; it needs that {', that '.join(wrong)}"
     if away:
-        return "the store is away: ask again later"
+        return "the store is away, or did not answer what a run needs: ask again later"
     notes = any(each.weight == "note" for each in judged)
     return "a run would work; what 'no' says will be done without" if notes else "a run would work"
 

@@ -39,13 +39,13 @@ class Doctor:
     by the last listing that was answered; `not_cleaned`: why, where the store did not say.
 
     `most`: bytes that may be moved each way to measure the link, `largest`: that one file may have. `away`: the store
-    stopped answering, and nothing more was asked.
+    stopped answering, and nothing more was asked; `owing`: it did not answer something that a run needs.
     """
 
     def __init__(self, store: Retrying, up: Gate, down: Gate, *, most: int, largest: int, token: str) -> None:
         self.store, self.most, self.largest = store, most, largest
         self.top = scratch(token)
-        self.away = False
+        self.away = self.owing = False
         self.left: list[Entry] = []
         self.not_cleaned: str | None = None
         self._gate_up, self._gate_down = up, down
@@ -88,17 +88,18 @@ class Doctor:
         for key in STORE:
             if (QUESTIONS[key].offered and not self._tells(key)) or (key in own and not self._may_write):
                 continue
-            answer = await self._answered(own[key]) if key in own else await self._told(key)
+            answer = await self._answered(key, own[key]) if key in own else await self._told(key)
             yield key, answer
             if self.away or not self._reached:
                 return
             if key == "put" and not answer.yes:
                 self._may_write = False
 
-    async def _answered(self, question: Question) -> Answer:
+    async def _answered(self, key: str, question: Question) -> Answer:
         try:
             return await question()
         except Transient as error:
+            self.owing = self.owing or QUESTIONS[key].needed
             self.away = not await self._answers()
             return Answer(None, str(error))
         except (Torn, OSError) as error:
@@ -131,7 +132,7 @@ class Doctor:
             except StoreError as error:
                 return Answer(None, str(error))
 
-        return await self._answered(question)
+        return await self._answered(key, question)
 
     # ---- small objects
 

@@ -57,6 +57,7 @@ async def test_a_good_store_has_all_nothing_is_left_and_no_task_is_touched() -> 
     assert {key for key, answer in found.items() if answer.yes is None} == {"checksums", "clock"}
     assert store.objects == {"task/attempt-0001/attempt.json": b"claim"}
     assert not doctor.left
+    assert not doctor.owing
     assert found["up"].value
 
 
@@ -244,6 +245,7 @@ async def test_one_question_that_cannot_be_answered_leaves_the_others() -> None:
     found, doctor = await answers(Odd(MemoryStore()))
     assert found["create"] == Answer(None, "503 to every create")
     assert found["upload"].yes is True
+    assert doctor.owing, "a run needs it"
     assert not doctor.away
     assert not doctor.left
 
