@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import triage
-from syncd.errors import Corrupt, NotFound, Superseded, Torn
+from syncd.errors import Corrupt, Denied, NotFound, Superseded, Torn
 from syncd.local.cache import drop_pages
 from syncd.local.completion import State
 from syncd.local.lock import identity
@@ -78,6 +78,7 @@ class Keeper:
     commits: list[Committed] = field(default_factory=list, init=False)
     _families: set[str] = field(default_factory=set, init=False)
     _warm: str | None = field(default=None, init=False)
+    _may_not_delete: bool = field(default=False, init=False)
 
     # ---- begin
 
@@ -350,11 +351,21 @@ class Keeper:
         return own[-1] if own else self.restored
 
     async def clean_up(self) -> int:
-        """Retention: to be called after a commit. Returns the objects deleted. Raises `Superseded`, `AlreadyDone`."""
+        """Retention: to be called after a commit. Returns the objects deleted. Raises `Superseded`, `AlreadyDone`.
+
+        Keys without the right to delete leave what is there: told once, tried again after the next commit.
+        """
         assert self.owner
         steps = await retain.plan(self.store, self.owner, self.line, self.keep)
-        await retain.carry_out(self.store, steps)
+        try:
+            await retain.carry_out(self.store, steps)
+        except Denied as error:
+            if not self._may_not_delete:
+                self.say("not_deleted", objects=len(steps), why=str(error))
+            self._may_not_delete = True
+            return 0
         if steps:
+            self._may_not_delete = False
             self.say("deleted", objects=len(steps))
         return len(steps)
 

@@ -52,11 +52,13 @@ def load(
     config: Path | None = None,
     environ: MutableMapping[str, str] = os.environ,
     directory: Path | None = None,
+    needs_task: bool = True,
 ) -> Settings:
     """The settings, each with its origin.
 
     `flags`: field → text. `config`: the file that stands for `directory`/syncd.toml. AWS_* names of .env are put into
-    `environ`, where the S3 client looks for them. Raises one error with a line for each mistake: `UsageError` when
+    `environ`, where the S3 client looks for them. `needs_task`: on a store that machines share the task must have been
+    given its name. Raises one error with a line for each mistake: `UsageError` when
     all are flags', else `ConfigError`.
     """
     found = _Found({line.name: line for line in knobs(table)})
@@ -70,7 +72,8 @@ def load(
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     _read_toml(found, named or directory / "syncd.toml", required=named is not None)
     _read_secret_files(found)
-    _see_task(found)
+    if needs_task:
+        _see_task(found)
     return _validated(table, found)
 
 

@@ -23,6 +23,15 @@ def attempt_number(name: str) -> int | None:
     return int(found[1])
 
 
+def scratch(token: str) -> str:
+    """The prefix below which `syncd doctor` tries a store. No task has such a name: none begins with `-`.
+
+    >>> scratch("4f1a")
+    '-syncd-doctor/4f1a/'
+    """
+    return f"-syncd-doctor/{token}/"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys of one task. `task` is one path component; every key begins with it and a slash."""

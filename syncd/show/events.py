@@ -16,6 +16,7 @@ LOUD = frozenset(
         "trainer_stalled",
         "torn_set_aside",
         "not_durable",
+        "not_deleted",
         "disk_error",
         "nothing_committed",
     }

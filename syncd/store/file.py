@@ -5,7 +5,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TypeVar
 from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn, Transient
 from syncd.local.digest import WINDOW, matches
 from syncd.local.threads import descriptor, to_its_end
+from syncd.model.answer import Answer, clocks
 from syncd.model.checkpoint import ranges
 from syncd.store import Entry, Fetched, Gate, Source, write_at
 
@@ -56,6 +57,11 @@ class FileStore:
                 f"SYNCD_STORE=file://{root}: {error.strerror}: {error.filename}; name a directory that you may write"
             ) from None
         return cls(root)
+
+    @property
+    def telling(self) -> "Telling":
+        """What it knows of itself, for `syncd doctor`."""
+        return Telling(self)
 
     async def put(self, key: str, data: bytes) -> None:
         await self._call(key, lambda: self._write(key, data, exclusive=False))
@@ -109,6 +115,10 @@ class FileStore:
                 return work()
 
         return await to_its_end(translated)
+
+    async def written(self, key: str) -> float:
+        """When an object was written, in seconds since the epoch, by the clock of the file system."""
+        return await self._call(key, lambda: self._path(key).stat().st_mtime)
 
     def _path(self, key: str) -> Path:
         if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")) or "\0" in key or key.startswith(TEMP):
@@ -245,6 +255,36 @@ class FileStore:
                 parent.rmdir()
             except OSError:
                 break  # not empty, or another's rmdir was first
+
+
+class Telling:
+    """A `syncd.store.Telling`."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    async def about(self) -> Mapping[str, str]:
+        root = self._store.root
+        free = await to_its_end(os.statvfs, root)
+        return {
+            "kind": "directory",
+            "directory": str(root),
+            "free": f"{free.f_bavail * free.f_frsize / (1 << 30):.1f} GiB",
+        }
+
+    def probes(self) -> Mapping[str, Callable[[str], Awaitable[Answer]]]:
+        return {"checksums": self._checksums, "clock": self._clock}
+
+    async def tidy(self, key: str) -> None:
+        """A cancelled upload has removed its file."""
+
+    async def _checksums(self, key: str) -> Answer:
+        return Answer(False, "files are compared as they are read, and not again as they lie on the disk")
+
+    async def _clock(self, key: str) -> Answer:
+        before = time.time()
+        await self._store.put(key, b"x")
+        return clocks(await self._store.written(key) - before)
 
 
 def _raise_unless_missing(error: OSError) -> None:
