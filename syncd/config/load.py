@@ -52,8 +52,9 @@ def load(
     config: Path | None = None,
     environ: MutableMapping[str, str] = os.environ,
     directory: Path | None = None,
+    own_task: bool = False,
 ) -> Settings:
-    """The settings, each with its origin.
+    """The settings, each with its origin. `own_task`: the caller makes a task of its own, none need be named.
 
     `flags`: field → text. `config`: the file that stands for `directory`/syncd.toml. AWS_* names of .env are put into
     `environ`, where the S3 client looks for them. Raises one error with a line for each mistake: `UsageError` when
@@ -70,7 +71,8 @@ def load(
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     _read_toml(found, named or directory / "syncd.toml", required=named is not None)
     _read_secret_files(found)
-    _see_task(found)
+    if not own_task:
+        _see_task(found)
     return _validated(table, found)
 
 
@@ -229,6 +231,23 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     bare = {other.removeprefix(PREFIX).lower(): other for other in known}
     near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), bare, n=1, cutoff=0.6)
     return f"; did you mean {bare[near[0]]}?" if near else "; 'syncd config --help' lists all"
+
+
+def handed_on(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a child process that is to have the same settings, wherever ours came from."""
+    table = knobs(type(settings))
+    names = {env for line in table for env in line.env}
+    env = {name: value for name, value in environ.items() if name not in names}
+    for line in table:
+        value = getattr(settings, line.name)
+        from_file = getattr(settings, f"{line.name}_file", None) is not None  # which is handed on itself
+        if value is None or from_file or settings.origin(line.name) == "default":
+            continue
+        secret = getattr(value, "get_secret_value", None)
+        text = str(secret()) if secret else str(int(value)) if isinstance(value, bool) else line.text(value)
+        if text:
+            env[line.env[0]] = text
+    return env
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
