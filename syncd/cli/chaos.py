@@ -17,7 +17,8 @@ from syncd.cli.words import bytes_
 from syncd.config import Settings, handed_on
 from syncd.config.values import check_name, parse_bytes
 from syncd.decide.rehearsal import WHAT, Fault, Round, Spread, plan, spread
-from syncd.errors import SyncdError, UsageError
+from syncd.errors import ConfigError, SyncdError, UsageError
+from syncd.hooks.loading import told
 from syncd.rehearsal.play import PAUSE, Played, Rehearsal, Seen
 from syncd.rehearsal.scratch import check_room, scratch, sweep
 from syncd.stopping import Stop, race
@@ -120,12 +121,15 @@ async def _run(
             rehearsal = Rehearsal(
                 parts.store, parts.keys, parts.budget.unpaced, planned, size=size, home=home, env=env, tell=show
             )
-            stop, trouble = Stop(), None
+            stop, trouble = Stop(), list[Exception]()
             with stop.on_signals(lambda name: click.echo(f"{name}: ending what was begun", err=True)):
                 try:
                     await race(rehearsal.play(), stop.asked)
-                except SyncdError as error:
-                    trouble = error
+                except OSError as error:
+                    why = f"{error.filename or home}: {error.strerror}"
+                    trouble.append(ConfigError(f"{why}; give the rehearsal another place with TMPDIR"))
+                except Exception as error:  # what was begun is ended and deleted first, then it is raised
+                    trouble.append(error)
                 finally:
                     rehearsal.end()
                 seen = rehearsal.seen
@@ -135,9 +139,11 @@ async def _run(
             if seen.wrong:
                 (home / "keep").touch()
             report = Report(settings, seed, size, len(planned), seen, interrupted, deleted, left, home)
-            report.print(as_json=as_json, quiet=trouble is not None)
-            if trouble:
-                raise trouble
+            report.print(as_json=as_json, quiet=bool(trouble) and not seen.wrong)
+            if trouble and not seen.wrong:
+                raise trouble[0]
+            for each in trouble:
+                click.echo(f"syncd: {app.redact(told(each))}", err=True)
             return 1 if seen.wrong else 128 + stop.number if interrupted else 0
 
 

@@ -31,7 +31,18 @@ KILL_PATIENCE = 10.0
 
 
 class Stuck(Exception):
-    """What was waited for did not come: the rehearsal cannot go on. The message says what, and what came instead."""
+    """What was waited for did not come: the rehearsal cannot go on. The message says what, and what came instead.
+
+    `code`: the exit code of the node that ended before.
+    """
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Over(Exception):
+    """The rehearsal cannot go on, and why is said already."""
 
 
 class Failing(Struct, frozen=True):
@@ -101,7 +112,7 @@ class Node:
 
     @property
     def log(self) -> Path:
-        """The present life's output."""
+        """What the present life's daemon tells."""
         return self._log.path
 
     # ---- what runs here
@@ -118,12 +129,13 @@ class Node:
         notes = ["--node", self.name, "--notes", str(self._notes.path)]
         command = [*program, "run", "--", *TRAINER, *self.trainer, *notes]
         mine = {MARK: self._mark, "SYNCD_ROOT": str(self.root), "SYNCD_NODE": self.name}
-        with self._log.path.open("ab") as log:
+        # Apart: the trainer's words, copied to stdout, would stand in the midst of the lines that are read here.
+        with self._log.path.open("ab") as log, self._log.path.with_suffix(".out").open("ab") as output:
             head = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command],
                 env={**self.env, **mine},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=log,
                 start_new_session=True,
             )
@@ -158,6 +170,9 @@ class Node:
         while (left := self.pids()) and time.monotonic() < deadline:
             processes.send(left, signal.SIGKILL)
             time.sleep(0.01)
+        for head in self._heads:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                head.wait(1.0)
         self.look()
 
     def lose_disk(self) -> None:
@@ -209,7 +224,7 @@ class Node:
             if condition():
                 return
             if code is not None:
-                raise Stuck(f"{self.name} ended with exit code {code} before {what}: {self.last_words}")
+                raise Stuck(f"{self.name} ended with exit code {code} before {what}: {self.last_words}", code)
             if time.monotonic() > deadline:
                 raise Stuck(f"{self.name}: not within {patience:.0f} s: {what}")
             await asyncio.sleep(POLL)

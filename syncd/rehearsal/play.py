@@ -3,19 +3,22 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from syncd.decide.rehearsal import Begin, Damage, Death, Exit, Fault, Finish, Round, judge
-from syncd.errors import Corrupt, NotFound
+from syncd.errors import ConfigError, Corrupt, NotFound
+from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys
 from syncd.move.audit import audit
 from syncd.move.objects import read_commits, read_done, read_item, read_record, standing
 from syncd.move.start import choose
 from syncd.rehearsal import trainer
-from syncd.rehearsal.node import Failing, Node, Stuck
+from syncd.rehearsal.node import Failing, Node, Over, Stuck
 from syncd.store import Gate, Store
 
 PAUSE = 0.6
@@ -121,25 +124,35 @@ class Rehearsal:
     # ---- the whole
 
     async def play(self) -> None:
-        """All rounds, then the end. What is wrong is in `seen`; raises the store's errors."""
+        """All rounds, then the end. What is wrong is in `seen`.
+
+        Raises the store's errors, `OSError` for the scratch disk, and `ConfigError` where no node can start at all.
+        """
         for each in self.rounds:
             self._now = played = Played(each)
-            began, stuck = time.monotonic(), False
-            try:
-                await self._play(each)
-            except Stuck as error:
-                self._wrong([str(error)])
-                stuck = True
+            began = time.monotonic()
+            goes_on = await self._unless_stuck(self._play(each))
             self._before, played.seconds = each.fault, time.monotonic() - began
             self.seen.played.append(played)
             self._tell(played)
-            if stuck:
+            if not goes_on:
                 return
         self._now = None
+        await self._unless_stuck(self._end())
+
+    async def _unless_stuck(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether it can go on after this work."""
         try:
-            await self._end()
-        except Stuck as stuck:
-            self._wrong([str(stuck)])
+            await work
+        except Over:
+            return False
+        except Stuck as error:
+            if error.code == ConfigError.exit_code and not self.seen.start_seconds:
+                raise ConfigError(str(error)) from None  # nothing was lost: nothing was ever begun
+            await standing(self.store, self.keys)  # raises where it is the store that does not answer
+            self._wrong([str(error)])
+            return False
+        return True
 
     def end(self) -> None:
         """Kill every process that is left. Blocks."""
@@ -228,6 +241,8 @@ class Rehearsal:
         )
         wrong = judge(begin)
         self._wrong(wrong)
+        if begin.wrong:
+            raise Over  # its trainer refuses to train on
         if hurt and not wrong:
             self.seen.survived += 1
         if self._before:
@@ -422,9 +437,7 @@ class Rehearsal:
             await asyncio.to_thread(node.kill)
         saved = max((int(line["step"]) for line in node.noted("finished")), default=0)
         done = await read_done(self.store, self.keys)
-        wrong: list[str] = []
-        if done:
-            wrong = await self._wrong_in(await read_item(self.store, self.keys, done.item(self.keys.done)), saved)
+        wrong = await self._wrong_in(done.item(self.keys.done), saved) if done else []
         audited = await audit(self.store, self.keys, deep=True, gate=self.gate)
         hurt = [f"{self.keys.attempt(number)}" for number, _ in self._damaged]
         names = [name for _, name in self._damaged]
@@ -439,16 +452,21 @@ class Rehearsal:
         self._count(node)
         self._nodes.remove(node)
 
-    async def _wrong_in(self, result: Committed, step: int) -> list[str]:
+    async def _wrong_in(self, item: LineItem, step: int) -> list[str]:
         """The files of the stored model that are not what is saved at `step`."""
+        try:
+            result = await read_item(self.store, self.keys, item)
+        except (NotFound, Corrupt):
+            return [f"the manifest of {item.commit}"]
         wrong = []
         sizes = {entry.path: entry.size for entry in result.manifest.files}
         prefix, _ = self._keys_of(result)
         for name, size in trainer.layout(self.size).items():
             same, offset = sizes.get(name) == size, 0
-            for block in trainer.content(trainer.FINAL, step, name, size):
-                same = same and await self.store.get(prefix + name, offset, len(block)) == block
-                offset += len(block)
-            if not same:
+            with suppress(NotFound):
+                for block in trainer.content(trainer.FINAL, step, name, size):
+                    same = same and await self.store.get(prefix + name, offset, len(block)) == block
+                    offset += len(block)
+            if not same or offset != size:
                 wrong.append(name)
         return wrong

@@ -59,7 +59,7 @@ def three(call: Call, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "sidecar", "push", "restore", "status", "ls", "verify", "reset", "gc", "config", "plugins"]
+    "verb", ["run", "sidecar", "push", "restore", "status", "ls", "verify", "reset", "gc", "chaos", "config", "plugins"]
 )
 def test_every_verb_has_help_with_examples_and_json(call: Call, verb: str) -> None:
     code, out, _ = call(verb, "--help")
@@ -69,7 +69,7 @@ def test_every_verb_has_help_with_examples_and_json(call: Call, verb: str) -> No
     assert "--json" in out
 
 
-@pytest.mark.parametrize("verb", ["run", "sidecar", "push", "restore", "reset", "gc"])
+@pytest.mark.parametrize("verb", ["run", "sidecar", "push", "restore", "reset", "gc", "chaos"])
 def test_what_changes_something_has_a_dry_run(call: Call, verb: str) -> None:
     assert "--dry-run" in call(verb, "--help")[1]
 
