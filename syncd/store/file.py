@@ -137,20 +137,22 @@ class FileStore:
     def _publish(self, fd: int, temp: Path, key: str, *, exclusive: bool) -> None:
         """Give a finished file its name. A link is the create-only rename that every POSIX file system has."""
         path = self._path(key)
+        named = not self._nameless
         while True:
-            self._make_parents(path.parent)
-            if self._nameless and not temp.exists():
-                _name(fd, temp)
             try:
+                self._make_parents(path.parent)
+                if not named:
+                    _name(fd, temp)
+                    named = True
                 if exclusive:
                     os.link(temp, path)
                     temp.unlink(missing_ok=True)
                 else:
                     temp.replace(path)
             except FileNotFoundError:
-                if not temp.exists():
+                if not (temp.parent.is_dir() and (temp.exists() or not named)):
                     raise
-                continue  # a delete of the last sibling removed the directory in between
+                continue  # a delete of the last sibling removed a directory in between
             except OSError as error:
                 if exclusive and error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise Denied(
@@ -158,7 +160,8 @@ class FileStore:
                     ) from None
                 raise
             break
-        _fsync_dir(path.parent)
+        with suppress(FileNotFoundError):  # it was there, and another has deleted it already
+            _fsync_dir(path.parent)
 
     def _make_parents(self, directory: Path) -> None:
         made = []
@@ -246,12 +249,28 @@ class FileStore:
             if error.errno not in _MISSING:
                 raise
         for parent in path.parents:
-            if parent == self.root:
+            if parent == self.root or not _remove_empty(parent):
                 break
-            try:
-                parent.rmdir()
-            except OSError:
-                break  # not empty, or another's rmdir was first
+
+
+def _remove_empty(directory: Path) -> bool:
+    """Remove a directory that holds no file; whether it is gone. Empty ones in it are of writers who died before the file."""
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            return error.errno in _MISSING  # another's rmdir was first
+    else:
+        return True
+    try:
+        with os.scandir(directory) as children:
+            for child in children:
+                if not child.is_dir(follow_symlinks=False) or not _remove_empty(Path(child.path)):
+                    return False
+        directory.rmdir()
+    except OSError:
+        return False  # somebody writes there again
+    return True
 
 
 def _name(fd: int, path: Path) -> None:

@@ -67,6 +67,39 @@ async def test_a_file_system_without_nameless_files_serves_as_well(
     assert list((tmp_path / "store" / ".tmp").iterdir()) == []
 
 
+async def test_a_write_outlasts_a_delete_that_removes_its_directories_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes: one makes the directories of its first object, the other deletes the last one beside it."""
+    store = FileStore.open(tmp_path / "store")
+    real, left = Path.mkdir, [tmp_path / "store" / "t" / "a", tmp_path / "store" / "t"]
+
+    def mkdir(self: Path, *args: object, **kwargs: object) -> None:
+        real(self, *args, **kwargs)  # type: ignore[arg-type]
+        if left and self == left[-1]:
+            left.pop().rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    for number, verb in enumerate((store.put, store.create)):
+        left[:] = [tmp_path / "store" / "t" / "a", tmp_path / "store" / "t"]
+        await verb(f"t/a/{number}", b"1")
+        assert not left, "both directories went away once"
+        assert await store.get(f"t/a/{number}") == b"1"
+        await store.delete(f"t/a/{number}")
+
+
+async def test_a_delete_takes_the_empty_directories_of_writers_who_died(tmp_path: Path) -> None:
+    store = FileStore.open(tmp_path / "store")
+    for key in ("t/a/x", "t/b/x"):
+        await store.put(key, b"1")
+    (tmp_path / "store" / "t" / "a" / "dead" / "deeper").mkdir(parents=True)
+    await store.delete("t/a/x")
+    assert [path.name for path in (tmp_path / "store" / "t").iterdir()] == ["b"]
+    (tmp_path / "store" / "t" / "dead").mkdir()
+    await store.delete("t/b/x")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [".tmp"]
+
+
 async def test_a_file_store_whose_mount_went_away_is_away_and_not_empty(tmp_path: Path) -> None:
     store = FileStore.open(tmp_path / "store")
     await store.put("t/x", b"1")
