@@ -109,6 +109,8 @@ async def _run(
     as_json: bool,
     keep_task: bool,
 ) -> int:
+    if settings.store.lower().startswith("memory:"):
+        raise ConfigError(f"SYNCD_STORE={settings.store} is gone with each process: nothing can come back from it")
     check_room(size, _directory(settings.store))
     with scratch() as home:
         settings = settings.model_copy(update={"root": home, "task": task})
@@ -116,7 +118,7 @@ async def _run(
             if await parts.store.list(parts.keys.top):
                 raise UsageError(f"the task {task} is there already in {settings.store}; --task must name a new one")
             click.echo(f"task {task} in {settings.store}; seed {seed}; scratch {home}", err=True)
-            show = Progress(len(planned))
+            show = Progress(len(planned), app)
             env = {name: value for name, value in handed_on(settings).items() if name not in NOT_OURS}
             rehearsal = Rehearsal(
                 parts.store, parts.keys, parts.budget.unpaced, planned, size=size, home=home, env=env, tell=show
@@ -133,6 +135,7 @@ async def _run(
                 finally:
                     rehearsal.end()
                 seen = rehearsal.seen
+                seen.wrong = [app.redact(line) for line in seen.wrong]
                 interrupted = stop.asked.is_set()
                 keep = keep_task or bool(seen.wrong)
                 deleted, left = await _clean_up(parts, stop, keep=keep)
@@ -181,8 +184,8 @@ def _print_plan(task: str, seed: int, planned: Sequence[Round], *, as_json: bool
 class Progress:
     """A line for each round that is over, on stderr: it takes minutes."""
 
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
+    def __init__(self, rounds: int, app: App) -> None:
+        self._rounds, self._app = rounds, app
 
     def __call__(self, played: Played) -> None:
         each = played.round
@@ -190,7 +193,7 @@ class Progress:
         began = "its start was cut off" if played.resumed is None else f"began at step {played.resumed}"
         click.echo(f"round {each.number}/{self._rounds} {each.fault}{store}: {began}, {played.seconds:.1f} s", err=True)
         for line in played.wrong:
-            click.echo(f"  wrong: {line}", err=True)
+            click.echo(f"  wrong: {self._app.redact(line)}", err=True)
 
 
 class Report:

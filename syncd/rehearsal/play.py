@@ -114,9 +114,10 @@ class Rehearsal:
         self._local = 0
         """The newest step on the disk that was kept."""
         self._trained = 0
+        """The newest step that was saved anywhere since the last trainer began."""
         self._before: Fault | None = None
         self._hurt: Hurt | None = None
-        self._damaged: set[tuple[int, str]] = set()
+        self._damaged: dict[tuple[int, str], Committed] = {}
         self._late: set[tuple[str, int]] = set()
         self._foreign: set[tuple[int, str]] = set()
         self._now: Played | None = None
@@ -132,7 +133,9 @@ class Rehearsal:
             self._now = played = Played(each)
             began = time.monotonic()
             goes_on = await self._unless_stuck(self._play(each))
-            self._before, played.seconds = each.fault, time.monotonic() - began
+            played.seconds = time.monotonic() - began
+            if played.resumed is not None:  # else the next begin still tells what the fault before cost
+                self._before = each.fault
             self.seen.played.append(played)
             self._tell(played)
             if not goes_on:
@@ -252,6 +255,7 @@ class Rehearsal:
             self._now.resumed, self._now.known = begin.step, begin.known
         # What was lost is said once: the rounds that follow are judged by what is there now.
         self._durable, self._local, self._hurt = min(self._durable, begin.step), begin.step, None
+        self._trained = begin.step
 
     async def _was_told(self, hurt: Hurt) -> bool:
         """Whether an event or a record names the damaged commit: a node may die between the record and its telling."""
@@ -293,7 +297,7 @@ class Rehearsal:
         line = await self._line()
         stored = (line[0].manifest.step or 0) if line else 0
         self._wrong(judge(Death(node.committed, stored)))
-        self._trained = max(node.saved, self._durable, self._local)
+        self._trained = max(self._trained, node.saved, self._durable, self._local)
         newest = max(node.committed, stored)
         if newest >= self._durable:
             self._durable, self._because = newest, COMMITTED
@@ -375,7 +379,7 @@ class Rehearsal:
             raise Stuck(f"{len(line)} commits are in the line, and two were made: there is nothing to fall back to")
         newest, older = line
         prefix, manifest = self._keys_of(newest)
-        self._damaged.add((newest.attempt, newest.commit))
+        self._damaged[newest.attempt, newest.commit] = newest
         self._hurt = Hurt(newest, (await standing(self.store, self.keys)).newest)
         small = [entry for entry in newest.manifest.files if 0 < entry.size <= FLIP_UPTO]
         key = manifest if each.damage is Damage.MANIFEST_CUT else prefix + small[each.seed % len(small)].path
@@ -439,13 +443,8 @@ class Rehearsal:
         done = await read_done(self.store, self.keys)
         wrong = await self._wrong_in(done.item(self.keys.done), saved) if done else []
         audited = await audit(self.store, self.keys, deep=True, gate=self.gate)
-        hurt = [f"{self.keys.attempt(number)}" for number, _ in self._damaged]
-        names = [name for _, name in self._damaged]
-        problems = tuple(
-            text
-            for text in audited.problems
-            if not any(place in text and name in text for place, name in zip(hurt, names, strict=True))
-        )
+        damaged = [place for found in self._damaged.values() for place in self._keys_of(found)]
+        problems = tuple(text for text in audited.problems if not any(place in text for place in damaged))
         finish = Finish(done is not None, saved, done.step if done else None, tuple(wrong), problems)
         self._wrong(judge(finish))
         self.seen.finished = done is not None

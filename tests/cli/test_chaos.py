@@ -43,7 +43,7 @@ def call(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SYNCD_STORE", (tmp_path / "store").as_uri())
-    monkeypatch.setattr(play, "PAUSE", 0.25)
+    monkeypatch.setattr(play, "PAUSE", 0.15)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -56,9 +56,9 @@ def call(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
 
 
 def objects(tmp_path: Path) -> list[str]:
-    """What is in the file store."""
+    """What is in the file store, empty directories too."""
     store = tmp_path / "store"
-    found = (path.relative_to(store) for path in store.rglob("*") if path.is_file())
+    found = (path.relative_to(store) for path in store.rglob("*") if path.is_file() or not any(path.iterdir()))
     return sorted(path.as_posix() for path in found if path.parts[0] != ".tmp")
 
 
@@ -75,7 +75,7 @@ def left_running(scratch: Path) -> list[int]:
     return found
 
 
-def one(fault: Fault, number: int = 1, *, commits: int = 2, failing: bool = False) -> Round:
+def one(fault: Fault, number: int = 1, *, commits: int = 1, failing: bool = False) -> Round:
     return Round(
         number, fault, commits, delay=0.0, failing=failing, keep_disk=False, damage=Damage.FLIPPED, seed=12345
     )  # fmt: skip
@@ -147,7 +147,9 @@ def test_the_report_for_people_and_a_task_that_is_kept(
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
     monkeypatch.setenv("SYNCD_TASK", "my-run")
-    monkeypatch.setattr(chaos, "plan", lambda seed, rounds: [one(Fault.DRAINED), one(Fault.OBJECT_DAMAGED, 2)])
+    monkeypatch.setattr(
+        chaos, "plan", lambda seed, rounds: [one(Fault.DRAINED), one(Fault.OBJECT_DAMAGED, 2, commits=2)]
+    )
     code, out, err = call("--keep-task", "--seed", "5", "--size", "100KiB", "--task", "scratch-1")
     print(out, err)
     assert code == 0
@@ -309,6 +311,13 @@ def test_a_store_that_cannot_be_used_is_said_before_a_node_starts(call: Call, tm
     code, _, err = call("--store", (tmp_path / "no" / "mount").as_uri())
     assert code == 78
     assert "create or mount it first" in err
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_store_that_nothing_can_come_back_from_is_refused(call: Call, scratch: Path) -> None:
+    code, _, err = call("--store", "memory:")
+    assert code == 78
+    assert "gone with each process" in err
     assert list(scratch.iterdir()) == []
 
 
