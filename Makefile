@@ -20,7 +20,7 @@ test: setup minio packages lint types imports
 	$(PY) -m pytest
 
 faults: setup minio
-	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults
+	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults tests/cli/test_chaos.py
 
 bench: setup minio
 	@$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[bench]'

@@ -31,13 +31,18 @@ class FailingStores:
         return FlakyStore(inner, random.Random(self.seed), self.chance, self.slow)
 
 
-def rehearsed(spec: str, argv: list[str]) -> int:
-    """The command line `argv` over the store that `spec` describes; its exit code."""
+def rehearsed(argv: list[str]) -> int:
+    """The command line after the first argument, over the store that this one describes; its exit code."""
+    from syncd.errors import Corrupt, UsageError
     from syncd.rehearsal.node import Failing
 
-    failing = Failing.parse(spec)
-    return main(argv, beside={"failing": FailingStores(failing.seed, failing.chance, failing.slow)})
+    try:
+        failing = Failing.parse("".join(argv[:1]))
+    except Corrupt as error:
+        print(f"syncd.rehearsed: {error}", file=sys.stderr)  # noqa: T201 - the command line is not there yet
+        return UsageError.exit_code
+    return main(argv[1:], beside={"failing": FailingStores(failing.seed, failing.chance, failing.slow)})
 
 
 if __name__ == "__main__":
-    sys.exit(rehearsed(sys.argv[1], sys.argv[2:]))
+    sys.exit(rehearsed(sys.argv[1:]))

@@ -134,8 +134,9 @@ class Rehearsal:
             began = time.monotonic()
             goes_on = await self._unless_stuck(self._play(each))
             played.seconds = time.monotonic() - began
-            if played.resumed is not None:  # else the next begin still tells what the fault before cost
+            if played.resumed is not None or not each.keep_disk:
                 self._before = each.fault
+            # Else a start was cut off and nothing lost by it: the next begin tells what the fault before cost.
             self.seen.played.append(played)
             self._tell(played)
             if not goes_on:
