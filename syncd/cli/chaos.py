@@ -23,7 +23,7 @@ from syncd.rehearsal.play import PAUSE, Played, Rehearsal, Seen
 from syncd.rehearsal.scratch import check_room, scratch, sweep
 from syncd.stopping import Stop, race
 
-ROUNDS = 27
+ROUNDS = 30
 LEAST_SIZE, MOST_SIZE = 1 << 10, 1 << 40
 NOT_OURS = ("SYNCD_EXTRA", "SYNCD_GROUP")
 """Settings of the operator's that say nothing about a scratch task."""

@@ -16,6 +16,7 @@ class Fault(StrEnum):
     DAEMON_KILLED = "daemon_killed"
     TRAINER_KILLED = "trainer_killed"
     FROZEN = "frozen"
+    TWO_AT_ONCE = "two_at_once"
     DRAINED = "drained"
     OBJECT_DAMAGED = "object_damaged"
     STORE_FAILING = "store_failing"
@@ -28,6 +29,7 @@ WHAT = {
     Fault.DAEMON_KILLED: "syncd alone is killed, the trainer is orphaned",
     Fault.TRAINER_KILLED: "the trainer alone is killed, then the node",
     Fault.FROZEN: "a node is frozen, overtaken, and goes on",
+    Fault.TWO_AT_ONCE: "two nodes start at the same time",
     Fault.DRAINED: "a node gets SIGTERM, its disk is gone",
     Fault.OBJECT_DAMAGED: "the newest commit is damaged in the store",
     Fault.STORE_FAILING: "calls of the store fail and are slow, then the node is lost",

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from syncd.move.audit import audit
 from syncd.move.objects import read_commits, read_done, read_item, read_record, standing
 from syncd.move.start import choose
 from syncd.rehearsal import trainer
-from syncd.rehearsal.node import Failing, Node, Over, Stuck
+from syncd.rehearsal.node import POLL, Failing, Node, Over, Stuck
 from syncd.store import Gate, Store
 
 PAUSE = 0.6
@@ -176,6 +176,8 @@ class Rehearsal:
     async def _play(self, each: Round) -> None:
         if each.fault is Fault.START_KILLED:
             return await self._start_killed(each)
+        if each.fault is Fault.TWO_AT_ONCE:
+            return await self._two_at_once(each)
         node = await self._begun(self._start(each))
         if each.fault is Fault.FROZEN:
             return await self._frozen(node, each)
@@ -405,11 +407,34 @@ class Rehearsal:
         taken = int(owner.noted("begin")[-1]["step"])
         await self._until_committed(owner, 1)
 
-        began = time.monotonic()
         zombie.signal(signal.SIGCONT)
+        await self._fenced(zombie, owner, "an overtaken node that went on", taken)
+        await self._killed(owner, keep_disk=each.keep_disk)
+
+    async def _two_at_once(self, each: Round) -> None:
+        """One of them owns the task, the other leaves it, whether it has begun to train or not."""
+        kept = self._kept
+        nodes = [self._start(each), self._start(replace(each, seed=each.seed + 1))]
+        begun = len(kept.noted("begin")) if kept else 0
+        self._local = 0  # the other may win
+        deadline = time.monotonic() + PATIENCE
+        while all(node.code is None for node in nodes) and time.monotonic() < deadline:  # noqa: ASYNC110 - no children of the loop
+            await asyncio.sleep(POLL)
+        loser = nodes[0] if nodes[0].code is not None else nodes[1]
+        owner = nodes[1] if loser is nodes[0] else nodes[0]
+        before = begun if owner is kept else 0
+        await owner.until(lambda: len(owner.noted("begin")) > before, "its trainer began", PATIENCE)
+        await self._judge_begin(owner)
+        taken = int(owner.noted("begin")[-1]["step"])
+        await self._fenced(loser, owner, "one of two nodes that started at once", taken)
+        await self._until_committed(owner, each.commits)
+        await self._killed(owner, keep_disk=each.keep_disk)
+
+    async def _fenced(self, zombie: Node, owner: Node, what: str, taken: int) -> None:
+        """The zombie must leave; nothing that it did after its successor took `taken` may ever come back."""
+        began = time.monotonic()
         code = await zombie.ended(FENCE_PATIENCE)
-        took = time.monotonic() - began
-        wrong = judge(Exit("an overtaken node that went on", 77, code, took, len(zombie.pids())))
+        wrong = judge(Exit(what, 77, code, time.monotonic() - began, len(zombie.pids())))
         self._wrong(wrong)
         self.seen.fenced += not wrong
         if code is None:
@@ -418,7 +443,6 @@ class Rehearsal:
         self._late |= {(zombie.name, int(line["step"])) for line in zombie.noted("saved") if int(line["step"]) > taken}
         await self._note_foreign(zombie, owner)
         await self._drop(zombie)
-        await self._killed(owner, keep_disk=each.keep_disk)
 
     async def _note_foreign(self, zombie: Node, owner: Node) -> None:
         """What the zombie committed and its successor's record does not name may be in no line, ever."""
