@@ -1,6 +1,6 @@
 # make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
 # make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
-# make faults the whole campaign of faults between syncd and MinIO (an hour); make test has a part of it
+# make faults the whole campaigns of faults, between syncd and MinIO and by syncd chaos (over an hour); make test has a part
 # make bench  the S3 store's transfers beside other tools'; ROUNDS=1 SIZE=256MiB for a short look
 # All do all of their set-up themselves.
 

@@ -25,10 +25,11 @@ PAUSE = 0.6
 """Seconds that a step takes; each is saved."""
 GRACE = 20.0
 PATIENCE = 180.0
-"""Seconds for a start, or for a commit."""
+"""Seconds for a start, or for a commit; more for large checkpoints, which may be slow."""
+SLOWEST = 256 << 10
+"""Bytes a second of the slowest link that is waited for."""
 FENCE_PATIENCE = 60.0
 """Seconds in which an overtaken node must have left."""
-FINISH_PATIENCE = 600.0
 FLIP_UPTO = 32 << 20
 """Bytes of the largest object that is read and written again to damage it."""
 COMMITTED, PUSHED = "committed", "saved in a drain that had the time to push it"
@@ -101,6 +102,7 @@ class Rehearsal:
     ) -> None:
         """`env`: the nodes' environment; `home`: a scratch directory; `tell` gets each round when it is over."""
         self.store, self.keys, self.gate, self.rounds, self.size, self.home = store, keys, gate, rounds, size, home
+        self._patience = PATIENCE + size / SLOWEST
         self._finish = home / "finish"
         (home / "syncd.toml").touch()  # none of the operator's: what it says is in `env`
         self._env = {**env, **OWN, "SYNCD_TASK": keys.task, "SYNCD_CONFIG": str(home / "syncd.toml")}
@@ -191,7 +193,7 @@ class Rehearsal:
             case Fault.DAEMON_KILLED:
                 self.seen.kills += 1
                 node.signal(signal.SIGKILL, [node.head])
-                await node.ended(PATIENCE)
+                await node.ended(self._patience)
                 await self._dead(node, keep_disk=True)
             case Fault.TRAINER_KILLED:
                 await self._trainer_killed(node)
@@ -222,7 +224,7 @@ class Rehearsal:
     async def _begun(self, node: Node) -> Node:
         """Wait until its trainer has begun, and judge what it resumed."""
         lives = len(node.noted("begin"))
-        await node.until(lambda: len(node.noted("begin")) > lives, "its trainer began", PATIENCE)
+        await node.until(lambda: len(node.noted("begin")) > lives, "its trainer began", self._patience)
         self.seen.start_seconds.append(time.monotonic() - node.began)
         await self._judge_begin(node)
         return node
@@ -277,7 +279,7 @@ class Rehearsal:
     async def _until_committed(self, node: Node, more: int) -> None:
         before = len(node.told("checkpoint_committed"))
         enough = before + more
-        await node.until(lambda: len(node.told("checkpoint_committed")) >= enough, f"{more} commits", PATIENCE)
+        await node.until(lambda: len(node.told("checkpoint_committed")) >= enough, f"{more} commits", self._patience)
 
     # ---- deaths
 
@@ -356,7 +358,7 @@ class Rehearsal:
         self._trained = max(self._local, self._durable)
         self.seen.kills += 1
         node.signal(signal.SIGKILL, [int(node.noted("begin")[-1]["pid"])])
-        await node.until(lambda: len(node.noted("begin")) > begun, "the trainer was started again", PATIENCE)
+        await node.until(lambda: len(node.noted("begin")) > begun, "the trainer was started again", self._patience)
         self._before = Fault.TRAINER_KILLED
         await self._judge_begin(node)
         await self._until_committed(node, 1)
@@ -365,7 +367,7 @@ class Rehearsal:
     async def _drained(self, node: Node) -> None:
         began = time.monotonic()
         node.signal(signal.SIGTERM, [node.head])
-        code = await node.ended(GRACE + PATIENCE)
+        code = await node.ended(GRACE + self._patience)
         took = time.monotonic() - began
         self._wrong(judge(Exit("a node that got SIGTERM", 75, code, took, len(node.pids()))))
         if code is None:
@@ -417,13 +419,13 @@ class Rehearsal:
         nodes = [self._start(each), self._start(replace(each, seed=each.seed + 1))]
         begun = len(kept.noted("begin")) if kept else 0
         self._local = 0  # the other may win
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         while all(node.code is None for node in nodes) and time.monotonic() < deadline:  # noqa: ASYNC110 - no children of the loop
             await asyncio.sleep(POLL)
         loser = nodes[0] if nodes[0].code is not None else nodes[1]
         owner = nodes[1] if loser is nodes[0] else nodes[0]
         before = begun if owner is kept else 0
-        await owner.until(lambda: len(owner.noted("begin")) > before, "its trainer began", PATIENCE)
+        await owner.until(lambda: len(owner.noted("begin")) > before, "its trainer began", self._patience)
         await self._judge_begin(owner)
         taken = int(owner.noted("begin")[-1]["step"])
         await self._fenced(loser, owner, "one of two nodes that started at once", taken)
@@ -460,7 +462,7 @@ class Rehearsal:
         self._finish.touch()
         node = await self._begun(self._start(None))
         began = time.monotonic()
-        code = await node.ended(FINISH_PATIENCE)
+        code = await node.ended(3 * self._patience)
         self._wrong(judge(Exit("the last node", 0, code, time.monotonic() - began, len(node.pids()))))
         if code is None:
             await asyncio.to_thread(node.kill)
