@@ -22,6 +22,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
     ),
     "reset": ("syncd.cli.reset:command", "Give a task up: the next start is from zero."),
     "gc": ("syncd.cli.gc:command", "Delete from the store what no line needs."),
+    "chaos": (
+        "syncd.cli.chaos:command",
+        "Rehearse on a scratch task: kills and faults, and a report of what was lost.",
+    ),
     "config": ("syncd.cli.config:command", "All settings: value, and where it comes from."),
     "plugins": ("syncd.cli.plugins:command", "The plugins that are here, and the hooks they implement."),
 }

@@ -239,3 +239,20 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     values = (getattr(settings, line.name) for line in knobs(type(settings)) if line.secret or line.masked)
     texts = {str(value.get_secret_value()) for value in values if value is not None}
     return tuple(sorted((text for text in texts if len(text) > 2), key=len, reverse=True))
+
+
+def handed_on(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a child process that is to have the same settings, wherever ours came from."""
+    table = knobs(type(settings))
+    names = {env for line in table for env in line.env}
+    env = {name: value for name, value in environ.items() if name not in names}
+    for line in table:
+        value = getattr(settings, line.name)
+        from_file = getattr(settings, f"{line.name}_file", None) is not None  # which is handed on itself
+        if value is None or from_file or settings.origin(line.name) == "default":
+            continue
+        secret = getattr(value, "get_secret_value", None)
+        text = str(secret()) if secret else str(int(value)) if isinstance(value, bool) else line.text(value)
+        if text:
+            env[line.env[0]] = text
+    return env

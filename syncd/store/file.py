@@ -33,6 +33,7 @@ class FileStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._nameless = _has_nameless(root / TEMP)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> "FileStore":
@@ -82,7 +83,7 @@ class FileStore:
                     async with gate(length):
                         await self._call(key, partial(_copy, source, fd, offset, length, digest))
                 await self._call(key, lambda: os.fsync(fd))
-            await self._call(key, lambda: self._publish(temp, key, exclusive=False))
+                await self._call(key, lambda: self._publish(fd, temp, key, exclusive=False))
         finally:
             with suppress(OSError):  # a disk that failed: what is left there goes when the store is opened
                 temp.unlink(missing_ok=True)
@@ -130,33 +131,38 @@ class FileStore:
 
     def _write(self, key: str, data: bytes, *, exclusive: bool) -> None:
         temp = self._temp()
-        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = self._create(temp, key)
         try:
             try:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view) :]
                 os.fsync(fd)
+                self._publish(fd, temp, key, exclusive=exclusive)
             finally:
                 os.close(fd)
-            self._publish(temp, key, exclusive=exclusive)
         finally:
             temp.unlink(missing_ok=True)
 
-    def _publish(self, temp: Path, key: str, *, exclusive: bool) -> None:
+    def _publish(self, fd: int, temp: Path, key: str, *, exclusive: bool) -> None:
         """Give a finished file its name. A link is the create-only rename that every POSIX file system has."""
         path = self._path(key)
+        named = not self._nameless
         while True:
-            self._make_parents(path.parent)
             try:
+                self._make_parents(path.parent)
+                if not named:
+                    _name(fd, temp)
+                    named = True
                 if exclusive:
                     os.link(temp, path)
+                    temp.unlink(missing_ok=True)
                 else:
                     temp.replace(path)
             except FileNotFoundError:
-                if not temp.exists():
+                if not (temp.parent.is_dir() and (temp.exists() or not named)):
                     raise
-                continue  # a delete of the last sibling removed the directory in between
+                continue  # a delete of the last sibling removed a directory in between
             except OSError as error:
                 if exclusive and error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise Denied(
@@ -164,7 +170,8 @@ class FileStore:
                     ) from None
                 raise
             break
-        _fsync_dir(path.parent)
+        with suppress(FileNotFoundError):  # it was there, and another has deleted it already
+            _fsync_dir(path.parent)
 
     def _make_parents(self, directory: Path) -> None:
         made = []
@@ -187,7 +194,10 @@ class FileStore:
             return b"".join(pieces)
 
     def _create(self, temp: Path, key: str) -> int:
+        """An empty file to write into. Where it can be it has no name yet: what is killed then leaves nothing behind."""
         with _translate(self.root, key):
+            if self._nameless:
+                return os.open(temp.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644)
             return os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def _open(self, key: str) -> int:
@@ -249,12 +259,52 @@ class FileStore:
             if error.errno not in _MISSING:
                 raise
         for parent in path.parents:
-            if parent == self.root:
+            if parent == self.root or not _remove_empty(parent):
                 break
-            try:
-                parent.rmdir()
-            except OSError:
-                break  # not empty, or another's rmdir was first
+
+
+def _remove_empty(directory: Path) -> bool:
+    """Remove a directory that holds no file; whether it is gone. Empty ones in it are of writers who died before the file."""
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            return error.errno in _MISSING  # another's rmdir was first
+    else:
+        return True
+    try:
+        with os.scandir(directory) as children:
+            for child in children:
+                if not child.is_dir(follow_symlinks=False) or not _remove_empty(Path(child.path)):
+                    return False
+        directory.rmdir()
+    except OSError:
+        return False  # somebody writes there again
+    return True
+
+
+def _name(fd: int, path: Path) -> None:
+    """Link a nameless file. The directory's descriptor is there to have linkat called, which follows the link in /proc."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(directory)
+
+
+def _has_nameless(directory: Path) -> bool:
+    """Whether files can be written here before they have a name: not on NFS, and not without /proc."""
+    probe = directory / uuid.uuid4().hex
+    try:
+        fd = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:
+            _name(fd, probe)
+        finally:
+            os.close(fd)
+        probe.unlink()
+    except OSError:
+        return False
+    return True
 
 
 class Telling:
