@@ -56,9 +56,9 @@ setup: .venv/ready
 minio:
 	@tests/tools/get-minio
 
-# a broker, a checker and a third shell for the tests, by apt where they are absent and we are root
+# a broker, a checker, a third shell and a feigned clock for the tests, by apt where they are absent and we are root
 packages:
-	@for name in mosquitto shellcheck busybox; do tests/tools/get-package $$name; done
+	@for name in mosquitto shellcheck busybox faketime; do tests/tools/get-package $$name; done
 
 constraints:  ## renew the pins
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate --no-header \
