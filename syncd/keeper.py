@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import triage
-from syncd.errors import Corrupt, NotFound, Superseded, Torn
+from syncd.errors import Corrupt, NotFound, Refused, Superseded, Torn
 from syncd.local.cache import drop_pages
 from syncd.local.completion import State
 from syncd.local.lock import identity
 from syncd.local.pins import Pin
 from syncd.local.root import Root
 from syncd.local.scan import Seen
+from syncd.local.threads import stoppable
 from syncd.model.attempt import Done, LineItem, Record
 from syncd.model.checkpoint import Committed
 from syncd.model.event import Say
@@ -112,7 +113,7 @@ class Keeper:
         """
         path = self.root.path
         note = disk.read_note(path)
-        ours = {family(name) for name in self.root.known} | set(note.families if note else ())
+        ours = {family(name) for name in (*self.root.known, *self.root.refused)} | set(note.families if note else ())
         moved = await self.root.set_aside(lambda seen: family(seen.name) in ours)
         await self.root.clear_pins()
         if note:
@@ -210,7 +211,7 @@ class Keeper:
         for skipped in started.skipped:
             self.say("checkpoint_damaged", key=skipped.key, why=skipped.why)
         self._open_pusher(set(), set())
-        self._note_restored(started.restored)
+        await self._note_restored(started.restored)
         how = "from zero"
         if started.restored:
             await self._note_family(started.restored.manifest.name)
@@ -248,13 +249,13 @@ class Keeper:
         await fetch(self.store, self.keys, found, self.root.place, self.download_gate)
         self.say("restored", checkpoint=manifest.name, bytes=manifest.bytes, seconds=round(self.monotonic() - began, 3))
 
-    def _note_restored(self, found: Committed | None) -> None:
+    async def _note_restored(self, found: Committed | None) -> None:
         self.restored = found
         if found is None:
             return
         if any(entry.path == "_SUCCESS" for entry in found.manifest.files):
             self.root.families.add(family(found.manifest.name))
-        for seen in self.root.scan_now():
+        for seen in await self.root.scan():
             if seen.name == found.manifest.name:
                 self.root.known[seen.name] = seen.fingerprint
 
@@ -274,7 +275,7 @@ class Keeper:
         newest = self.newest.manifest if self.newest else None
         for seen in await self.root.scan():
             twin = stored.get(seen.name)
-            same = twin is not None and await asyncio.to_thread(holds, self.root.path / seen.name, twin.manifest)
+            same = twin is not None and await stoppable(holds, self.root.path / seen.name, twin.manifest)
             late = newest and seen.written / 1e9 <= newest.time and (seen.verdict.step or 0) <= (newest.step or 0)
             if same or (late and seen.verdict.state in (State.COMPLETE, State.QUIET)):
                 self.root.known[seen.name] = seen.fingerprint
@@ -299,6 +300,10 @@ class Keeper:
         except Torn as error:
             self.root.forget(pin)
             self.say("checkpoint_torn", checkpoint=pin.name, why=str(error))
+            await self.root.let_go(pin)
+            return None
+        except Refused as error:
+            self.say("checkpoint_refused", checkpoint=pin.name, why=str(error))
             await self.root.let_go(pin)
             return None
         except (asyncio.CancelledError, OSError):
@@ -404,7 +409,7 @@ class Keeper:
             if seen.verdict.state is State.TORN:
                 self.say("checkpoint_torn", checkpoint=FINAL, why=seen.verdict.reason)
                 return None
-            same = bool(stored) and await asyncio.to_thread(holds, self.root.path / FINAL, stored[-1].manifest)
+            same = bool(stored) and await stoppable(holds, self.root.path / FINAL, stored[-1].manifest)
             if same:
                 return stored[-1]
             pin = await self.root.pin(seen)

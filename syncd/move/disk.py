@@ -1,5 +1,6 @@
 """What this disk may do: go on with its attempt, stop because it was overtaken, or claim anew."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +80,13 @@ async def resolve(
         return ClaimAnew(f"the disk belongs to task {note.task} of {note.store}")
     if note.disk != disk:
         return ClaimAnew("the disk is a copy of another")
-    record = await read_record(store, keys, note.attempt)
+    try:
+        record = await read_record(store, keys, note.attempt)
+    except Corrupt as error:  # what it resumed is not known any more: the next attempt chooses by what is
+        return ClaimAnew(str(error))
     if record is None:
         return ClaimAnew(f"attempt {note.attempt} never started a trainer")
-    if not await _is_ours(store, keys, note):
+    if not await _is_ours(store, keys, note, record):
         return ClaimAnew(f"attempt {note.attempt} in the store is another's: the store was emptied or replaced")
     now: Standing = await standing(store, keys)
     if now.newest > note.attempt:
@@ -91,13 +95,17 @@ async def resolve(
     return GoOn(Owner(keys, note.attempt, note.nonce), record, commits.good, note.families)
 
 
-async def _is_ours(store: Store, keys: Keys, note: DiskAttempt) -> bool:
+async def _is_ours(store: Store, keys: Keys, note: DiskAttempt, record: Record) -> bool:
+    """By the claim; by the record, which bears the same nonce, where the claim cannot be read any more."""
     data = await get_or_none(store, keys.claim(note.attempt))
-    return data is not None and canonical.decode(data, Claim, keys.claim(note.attempt)).nonce == note.nonce
+    try:
+        return data is not None and canonical.decode(data, Claim, keys.claim(note.attempt)).nonce == note.nonce
+    except Corrupt:
+        return record.nonce == note.nonce
 
 
 async def names_in_use(store: Store, owner: Owner, commits: tuple[Committed, ...]) -> tuple[set[str], set[str]]:
     """Of an attempt that goes on: commit names taken, and directories with objects of uploads that ended early."""
     prefix = owner.keys.attempt(owner.attempt)
     paths = [entry.key.removeprefix(prefix) for entry in await store.list(prefix)]
-    return {found.commit for found in commits}, burned(paths)
+    return {found.commit for found in commits}, await asyncio.to_thread(burned, paths)

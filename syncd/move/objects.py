@@ -1,5 +1,6 @@
 """Small objects that decide: create-only puts, claims, records, manifests, read and written by the rules."""
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,8 @@ from syncd.model.keys import Keys, attempt_number
 from syncd.store import Store
 
 READS_AT_ONCE = 16
+LARGE = 64 << 10
+"""Bytes of a manifest from which on it is parsed in a thread: that of 100,000 files takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,12 @@ async def read_manifest(store: Store, keys: Keys, attempt: int, commit: str) -> 
     """One commit. Raises `NotFound`, and `Corrupt` when it is damaged or is not what its key says."""
     key = keys.manifest(attempt, commit)
     data = await store.get(key)
+    if len(data) < LARGE:
+        return _committed(data, key, keys, attempt, commit)
+    return await asyncio.to_thread(_committed, data, key, keys, attempt, commit)
+
+
+def _committed(data: bytes, key: str, keys: Keys, attempt: int, commit: str) -> Committed:
     manifest = parse_manifest(data, key)
     if (manifest.task, manifest.attempt, manifest.commit) != (keys.task, attempt, commit):
         raise Corrupt(f"{key}: the manifest is of {manifest.task}/{manifest.attempt}/{manifest.commit}; moved by hand?")

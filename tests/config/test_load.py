@@ -84,7 +84,7 @@ def test_a_rate_is_a_number_or_auto(here: Path) -> None:
         assert "SYNCD_UPLOAD_LIMIT" in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     (here / "syncd.toml").write_text("upload_limit = -5")
-    with pytest.raises(ConfigError, match="a rate is 0 or more"):
+    with pytest.raises(ConfigError, match="a rate is 0 to"):
         read(here)
 
 
