@@ -316,3 +316,9 @@ def test_a_plugin_cannot_take_a_name_that_is_taken(name: str) -> None:
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="plugin odd"):
         make_table([("odd", dict)])  # type: ignore[list-item]
+
+
+def test_a_file_of_settings_without_end_is_told(here: Path) -> None:
+    (here / "syncd.toml").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="this is no file of settings"):
+        read(here, {})
