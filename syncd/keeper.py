@@ -15,6 +15,7 @@ from syncd.local.pins import Pin
 from syncd.local.root import Root
 from syncd.local.scan import Seen
 from syncd.local.threads import stoppable
+from syncd.local.tree import fingerprint
 from syncd.model.attempt import Done, LineItem, Record
 from syncd.model.checkpoint import Committed
 from syncd.model.event import Say
@@ -303,6 +304,7 @@ class Keeper:
             await self.root.let_go(pin)
             return None
         except Refused as error:
+            self.root.refused[pin.name] = fingerprint(pin.files)
             self.say("checkpoint_refused", checkpoint=pin.name, why=str(error))
             await self.root.let_go(pin)
             return None
@@ -408,6 +410,8 @@ class Keeper:
                 return None
             if seen.verdict.state is State.TORN:
                 self.say("checkpoint_torn", checkpoint=FINAL, why=seen.verdict.reason)
+                return None
+            if self.root.refused.get(FINAL) == seen.fingerprint:
                 return None
             same = bool(stored) and await stoppable(holds, self.root.path / FINAL, stored[-1].manifest)
             if same:
