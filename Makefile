@@ -1,6 +1,7 @@
 # make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
 # make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
 # make faults the whole campaigns of faults: answers of MinIO, zombies, clocks, keys, outages, syncd chaos (hours); make test has a part
+# make fuzz   the parsers under a fuzzer that sees which branches an input reaches; FOR=300 seconds
 # make bench  the S3 store's transfers beside other tools'; ROUNDS=1 SIZE=256MiB for a short look
 # All do all of their set-up themselves.
 
@@ -10,8 +11,9 @@ PY := .venv/bin/python
 ROUNDS ?= 5
 SIZE ?= 1GiB
 LARGE ?= 4GiB
+FOR ?= 300
 
-.PHONY: demo test faults bench quick lint types imports setup minio packages constraints clean
+.PHONY: demo test faults fuzz bench quick lint types imports setup minio packages constraints clean
 
 demo: setup
 	$(PY) -m trainer.demo
@@ -21,6 +23,10 @@ test: setup minio packages lint types imports
 
 faults: setup minio packages
 	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults tests/cli/test_chaos.py
+
+fuzz: setup
+	@$$(command -v uv || echo $(PY) -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[fuzz]'
+	$(PY) -m tests.faults.fuzz_atheris -max_total_time=$(FOR) -print_final_stats=1 -artifact_prefix=.fuzz- .fuzz
 
 bench: setup minio
 	@$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[bench]'

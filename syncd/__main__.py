@@ -1,5 +1,6 @@
 """The composition root: plugins and stores, then the command; and how every error becomes a line and an exit code."""
 
+import io
 import os
 import select
 import sys
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None, *, beside: Mapping[str, object] | No
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     app = None
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of this disk that are not UTF-8
     try:
         app = App(load(extra={**CORE, **(beside or {})}, strict=False))
         app.debug = os.environ.get("SYNCD_LOG_LEVEL", "").lower() == "debug"
@@ -120,7 +123,7 @@ def _report(error: Exception, app: App | None, as_json: bool) -> int:
         text = app.redact(text)
         if app.debug and code == INTERNAL:
             traceback.print_exception(error)
-    for line in text.splitlines():
+    for line in text.split("\n"):
         click.echo(f"syncd: {line}", err=True)
     if as_json:
         from syncd.cli.output import print_json

@@ -2,6 +2,15 @@
 
 from typing import ClassVar
 
+LONGEST = 200
+"""Characters of somebody else's text in one of our lines."""
+
+
+def brief(text: str, most: int = LONGEST) -> str:
+    """Somebody else's text as a part of a message: one printable line of bounded length."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    return shown if len(text) <= most and len(shown) <= most else f"{shown[:most]}…"
+
 
 class SyncdError(Exception):
     """Base of all errors that are shown to a person as one line, never as a traceback."""

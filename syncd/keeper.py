@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import ahead, triage
-from syncd.errors import Corrupt, Denied, NotFound, Superseded, Torn
+from syncd.errors import Corrupt, Denied, NotFound, Refused, Superseded, Torn
 from syncd.local.cache import drop_pages
 from syncd.local.completion import State
 from syncd.local.lock import identity
 from syncd.local.pins import Pin
 from syncd.local.root import Root
 from syncd.local.scan import Seen
+from syncd.local.threads import stoppable
 from syncd.local.tree import Fingerprint, fingerprint, mark
 from syncd.model.attempt import Done, LineItem, Record
 from syncd.model.checkpoint import Committed
@@ -116,7 +117,7 @@ class Keeper:
         """
         path = self.root.path
         note = disk.read_note(path)
-        ours = {family(name) for name in self.root.known} | set(note.families if note else ())
+        ours = {family(name) for name in (*self.root.known, *self.root.refused)} | set(note.families if note else ())
         moved = await self.root.set_aside(lambda seen: family(seen.name) in ours)
         await self.root.clear_pins()
         if note:
@@ -215,7 +216,7 @@ class Keeper:
         for skipped in started.skipped:
             self.say("checkpoint_damaged", key=skipped.key, why=skipped.why)
         self._open_pusher(set(), set())
-        self._note_restored(started.restored)
+        await self._note_restored(started.restored)
         await self._take(self.root.known)
         how = "from zero"
         if started.restored:
@@ -252,13 +253,13 @@ class Keeper:
         await fetch(self.store, self.keys, found, self.root.place, self.download_gate)
         self.say("restored", checkpoint=manifest.name, bytes=manifest.bytes, seconds=round(self.monotonic() - began, 3))
 
-    def _note_restored(self, found: Committed | None) -> None:
+    async def _note_restored(self, found: Committed | None) -> None:
         self.restored = found
         if found is None:
             return
         if any(entry.path == "_SUCCESS" for entry in found.manifest.files):
             self.root.families.add(family(found.manifest.name))
-        for seen in self.root.scan_now():
+        for seen in await self.root.scan():
             if seen.name == found.manifest.name:
                 self.root.known[seen.name] = seen.fingerprint
 
@@ -280,7 +281,7 @@ class Keeper:
         self._taken, done = taken or {}, dict[str, Fingerprint]()
         for seen in await self.root.scan():
             twin = stored.get(seen.name)
-            same = twin is not None and await asyncio.to_thread(holds, self.root.path / seen.name, twin.manifest)
+            same = twin is not None and await stoppable(holds, self.root.path / seen.name, twin.manifest)
             behind = newest is not None and not ahead(seen.name, seen.verdict.step, newest.name, newest.step)
             late = self._taken.get(seen.name) == mark(seen.fingerprint) if taken is not None else behind
             if same or (late and seen.verdict.state in (State.COMPLETE, State.QUIET)):
@@ -322,6 +323,11 @@ class Keeper:
         except Torn as error:
             self.root.forget(pin)
             self.say("checkpoint_torn", checkpoint=pin.name, why=str(error))
+            await self.root.let_go(pin)
+            return None
+        except Refused as error:
+            self.root.refused[pin.name] = fingerprint(pin.files)
+            self.say("checkpoint_refused", checkpoint=pin.name, why=str(error))
             await self.root.let_go(pin)
             return None
         except (asyncio.CancelledError, OSError):
@@ -441,7 +447,9 @@ class Keeper:
             if seen.verdict.state is State.TORN:
                 self.say("checkpoint_torn", checkpoint=FINAL, why=seen.verdict.reason)
                 return None
-            same = bool(stored) and await asyncio.to_thread(holds, self.root.path / FINAL, stored[-1].manifest)
+            if self.root.refused.get(FINAL) == seen.fingerprint:
+                return None
+            same = bool(stored) and await stoppable(holds, self.root.path / FINAL, stored[-1].manifest)
             if same:
                 return stored[-1]
             pin = await self.root.pin(seen)

@@ -103,7 +103,7 @@ def is_complete(directory: StrPath) -> bool:
         return True
     try:
         return all((directory / name).stat().st_size == size for name, size in sizes.items())
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with NUL
         return False
 
 
@@ -196,9 +196,15 @@ def wait_ready(timeout: float | None = None, root: StrPath | None = None) -> Pat
     name = said.get("checkpoint")
     if name is None:
         return None
-    if not isinstance(name, str) or os.path.isabs(name) or ".." in Path(name).parts:
+    if (
+        not isinstance(name, str)
+        or "\0" in name
+        or os.path.isabs(name)
+        or not Path(name).parts
+        or ".." in Path(name).parts
+    ):
         raise ValueError(f"{path} names no checkpoint below the root: {name!r}")
-    if not (base / name).exists():
+    if not os.path.exists(base / name):
         raise FileNotFoundError(f"{path} says that {name} was restored, but it is not there")
     return base / name
 
@@ -289,7 +295,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in a file; None for a missing, unreadable, torn or otherwise invalid one."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

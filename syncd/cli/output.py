@@ -1,24 +1,33 @@
 """What a command prints: one JSON object for programs, a table for people."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 
 import click
 
+from syncd.errors import brief
+
+LONGEST_CELL = 1000
+"""Characters of a cell of a table: some come from a store, where anybody may write."""
 VERSION = 1
 """Of the shape of all JSON output: raised when a key goes away or changes its meaning, not when one is added."""
 
 
 def print_json(document: Mapping[str, object]) -> None:
     """One line: `document` with its version, keys sorted."""
-    from syncd.model.canonical import encode
+    from syncd.model.canonical import builtins, encode
 
-    click.echo(encode({"version": VERSION, **document}), nl=False)
+    whole = {"version": VERSION, **document}
+    try:
+        click.echo(encode(whole), nl=False)
+    except UnicodeEncodeError:  # a path of this disk that is not UTF-8
+        click.echo(json.dumps(builtins(whole), sort_keys=True, separators=(",", ":")))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: with colours and wrapped on a terminal; elsewhere plain, one line a row."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else brief(str(cell), LONGEST_CELL) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(columns, cells)
     else:

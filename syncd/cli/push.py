@@ -36,9 +36,12 @@ def command(app: App, settings: Settings, as_json: bool, directory: Path, force:
     --json: {"version": 1, "task", "attempt", "committed": [{"name", "commit", "number", "step", "bytes"}]}
     """
     path = directory.expanduser().absolute()
-    if not path.is_dir() or path.is_symlink():
-        raise UsageError(f"{directory} is no directory; name a finished checkpoint")
-    path = path.resolve()
+    try:
+        if not path.is_dir() or path.is_symlink():
+            raise UsageError(f"{directory} is no directory; name a finished checkpoint")
+        path = path.resolve()
+    except OSError as error:
+        raise UsageError(f"{directory}: {error.strerror}; name a finished checkpoint that this user may read") from None
     if not path.is_relative_to(settings.root) or path == settings.root:
         settings = settings.model_copy(update={"root": path.parent})
     elif not (settings.root / OWN).is_dir():

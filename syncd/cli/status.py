@@ -11,6 +11,7 @@ from syncd.cli.options import verb
 from syncd.cli.output import print_json, print_table
 from syncd.cli.words import ago, bytes_
 from syncd.config import Settings
+from syncd.errors import Corrupt
 from syncd.local.files import read_small
 from syncd.local.lock import lock_holder
 from syncd.local.tree import OWN
@@ -83,7 +84,10 @@ def _local(settings: Settings) -> dict[str, object] | None:
     if not lock_holder(settings.root):
         return None
     data = read_small(settings.root / OWN / "status.json")
-    return canonical.decode(data, dict, "status.json") if data else None
+    try:
+        return canonical.decode(data, dict, "status.json") if data else None
+    except Corrupt:  # being replaced by another version's daemon, or damaged: the store's word is shown all the same
+        return None
 
 
 def _transfers(local: dict[str, object]) -> str:
@@ -91,8 +95,9 @@ def _transfers(local: dict[str, object]) -> str:
     said = [f"{local.get('transfers_at_once')} at once"]
     if path := local.get("store_path"):
         said.append(f"{path} path")
-    if rate := local.get("upload_bytes_per_second"):
-        said.append(f"{bytes_(int(str(rate)))} a second")
+    rate = local.get("upload_bytes_per_second")
+    if rate and isinstance(rate, int):
+        said.append(f"{bytes_(rate)} a second")
     return ", ".join(said)
 
 
@@ -112,7 +117,8 @@ def _print(document: dict[str, object]) -> None:
             rows.append(("store", f"away: {beat['store_error']}"))
     local = document["local"]
     if isinstance(local, dict):
-        waiting = [*filter(None, [local.get("uploading")]), *local.get("waiting", [])]
+        named = local.get("waiting")
+        waiting = [str(each) for each in (local.get("uploading"), *(named if isinstance(named, list) else ())) if each]
         rows.append(("this machine", f"{local.get('state')}; uploading: {', '.join(waiting) or 'nothing'}"))
         rows.append(("transfers", _transfers(local)))
     print_table(("what", "is"), rows)

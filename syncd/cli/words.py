@@ -19,7 +19,10 @@ def bytes_(count: int) -> str:
 
 def when(seconds: float) -> str:
     """Local time of seconds since the epoch, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} s"  # no calendar has it
 
 
 def ago(seconds: float) -> str:

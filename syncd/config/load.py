@@ -14,10 +14,14 @@ from dotenv.parser import parse_stream
 from pydantic import ValidationError
 
 from syncd.config.table import MASK, PREFIX, Knob, Settings, knobs
-from syncd.errors import ConfigError, UsageError
+from syncd.errors import ConfigError, UsageError, brief
 
 CONFIG = "SYNCD_CONFIG"
 """Names the file that is read instead of `syncd.toml` in the current directory; the flag is --config."""
+LONGEST_MISTAKE = 500
+"""Characters of the line that tells one."""
+MAX_TEXT = 1 << 20
+"""Bytes of a file of settings."""
 MAX_SECRET = 64 << 10
 """Bytes of a `…_file`."""
 _IGNORED = re.compile(r"SYNCD_(CONFIG|TEST_.*)")
@@ -68,7 +72,10 @@ def load(
     dotenv = _read_dotenv(found, directory / ".env")
     for name, value in dotenv.items():
         if name.startswith("AWS_"):
-            environ.setdefault(name, value)
+            try:
+                environ.setdefault(name, value)
+            except ValueError as error:  # NUL, which no environment takes
+                found.mistakes.append(f"{directory / '.env'} {brief(name)}: {error}")
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     _read_toml(found, named or directory / "syncd.toml", required=named is not None)
     _read_secret_files(found)
@@ -100,7 +107,7 @@ def _read_names(found: _Found, names: Mapping[str, str], origin: Callable[[str],
     injected = [name for name in unknown if _KUBERNETES.fullmatch(name)]
     for name in unknown:
         if name not in injected:
-            found.mistakes.append(f"{origin(name)}: there is no such setting{_nearest(name, known)}")
+            found.mistakes.append(f"{brief(origin(name))}: there is no such setting{_nearest(name, known)}")
     if injected:
         more = f" and {len(injected) - 1} more" if len(injected) > 1 else ""
         found.mistakes.append(
@@ -128,19 +135,24 @@ def _read_toml(found: _Found, path: Path, *, required: bool) -> None:
     text = _read_text(found, path, required=required)
     try:
         keys = tomllib.loads(text or "")
-    except tomllib.TOMLDecodeError as error:
-        found.mistakes.append(f"{path}: not TOML: {error}")
+    except (ValueError, RecursionError) as error:  # also of a number of 5,000 digits
+        found.mistakes.append(f"{path}: not TOML: {brief(str(error))}")
         return
     for name, value in keys.items():
         if name in found.knobs:
             found.add(name, value, f"{path.name} {name}")
         else:
-            found.mistakes.append(f"{path.name} {name}: there is no such setting{_nearest(name, found.knobs)}")
+            found.mistakes.append(f"{path.name} {brief(name)}: there is no such setting{_nearest(name, found.knobs)}")
 
 
 def _read_text(found: _Found, path: Path, *, required: bool = False) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT + 1)
+        if len(data) > MAX_TEXT:
+            found.mistakes.append(f"{path}: more than {MAX_TEXT} bytes; this is no file of settings")
+            return None
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except FileNotFoundError as error:
         if required:
             found.mistakes.append(f"{path}: {error.strerror}")
@@ -193,7 +205,8 @@ def _validated(table: type[Settings], found: _Found) -> Settings:
                 _blame(found, str(wrong["loc"][0]) if wrong["loc"] else "", wrong["msg"])
     if found.mistakes or found.usage:
         kind = ConfigError if found.mistakes else UsageError
-        raise kind(_redacted("\n".join(found.usage + found.mistakes), found.secrets()))
+        secrets = found.secrets()
+        raise kind("\n".join(brief(_redacted(line, secrets), LONGEST_MISTAKE) for line in found.usage + found.mistakes))
     settings._origins.update({name: origin for name, (_, origin) in found.values.items()})
     return settings
 
@@ -218,7 +231,7 @@ def _shown(line: Knob, value: object) -> str:
     if "@" in text:
         scheme, mark, _ = text.partition("://")
         text = f"{scheme + mark if mark else ''}{MASK}@{text.rpartition('@')[2]}"
-    return repr(text if len(text) <= 80 else text[:80] + "…")
+    return f"'{brief(text, 80)}'"
 
 
 def _redacted(text: str, secrets: Iterable[str]) -> str:
@@ -229,6 +242,7 @@ def _redacted(text: str, secrets: Iterable[str]) -> str:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     """What was probably meant. Compared without the prefix, that makes any two names look alike."""
+    name = name[:100]
     bare = {other.removeprefix(PREFIX).lower(): other for other in known}
     near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), bare, n=1, cutoff=0.6)
     return f"; did you mean {bare[near[0]]}?" if near else "; 'syncd config --help' lists all"

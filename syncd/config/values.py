@@ -11,6 +11,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 AUTO = "auto"
+MOST_URL = 1000
+"""Characters."""
+MOST_BYTES = 1 << 50
+"""Of any size or rate: beyond, somebody mistyped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,10 @@ def parse_bytes(value: object) -> object:
         raise ValueError("a size is expected, such as 64MiB, 10MB or 20Mbit")
     number, prefix, binary, unit = found.groups(default="")
     factor = (1024 if binary else 1000) ** (" kmgt".index(prefix.lower()) if prefix else 0)
-    return int(float(number) * factor / (8 if unit.lower() in ("bit", "bps") else 1))
+    size = float(number) * factor / (8 if unit.lower() in ("bit", "bps") else 1)
+    if size > MOST_BYTES:
+        raise ValueError(f"at most {show_bytes(MOST_BYTES)} make sense")
+    return int(size)
 
 
 def parse_rate(value: object) -> object:
@@ -42,8 +49,8 @@ def parse_rate(value: object) -> object:
     if isinstance(value, str) and value.strip().lower() == AUTO:
         return AUTO
     number = parse_bytes(value)
-    if isinstance(number, int) and number < 0:
-        raise ValueError("a rate is 0 or more bytes a second, or auto")
+    if isinstance(number, int) and not 0 <= number <= MOST_BYTES:
+        raise ValueError(f"a rate is 0 to {show_bytes(MOST_BYTES)} a second, or auto")
     return number
 
 
@@ -85,6 +92,8 @@ def check_globs(value: tuple[str, ...]) -> tuple[str, ...]:
 
 def check_url(url: str) -> str:
     """A URL with a scheme and without userinfo, which would end up in logs and listings."""
+    if not url.isprintable() or len(url) > MOST_URL:
+        raise ValueError(f"a URL is at most {MOST_URL} characters without line breaks and the like")
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url):
         raise ValueError(f"a URL is expected, such as s3://bucket/prefix or {Path('/', url).as_uri()}")
     if "@" in urlsplit(url).netloc:
@@ -134,7 +143,7 @@ _GLOBS = (BeforeValidator(parse_globs), AfterValidator(check_globs), Shown("GLOB
 
 Seconds = Annotated[float, *_SECONDS, Field(ge=0, allow_inf_nan=False)]
 Period = Annotated[float, *_SECONDS, Field(gt=0, allow_inf_nan=False)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Shown("SIZE", show_bytes), Field(ge=0)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Shown("SIZE", show_bytes), Field(ge=0, le=MOST_BYTES)]
 Rate = Annotated[int | Literal["auto"], BeforeValidator(parse_rate), Shown("RATE", show_rate)]
 Globs = Annotated[tuple[str, ...], *_GLOBS]
 Name = Annotated[str, AfterValidator(check_name), Shown("NAME")]

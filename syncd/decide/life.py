@@ -33,7 +33,7 @@ class Restarts:
     @property
     def pause(self) -> float:
         """Longest pause in seconds before this restart; the caller draws from the upper half of it (jitter)."""
-        return min(LONGEST_PAUSE, FIRST_PAUSE * float(2 ** max(0, self.used - 1)))
+        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(10, max(0, self.used - 1)))
 
 
 def stalled(now: float, last_progress: float, stall_after: float) -> bool:

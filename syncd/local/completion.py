@@ -1,15 +1,20 @@
 """When a directory is a finished checkpoint: the core's completion rules, and how rules are asked."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from syncd.errors import Torn
+import msgspec
+
+from syncd.errors import Torn, brief
 from syncd.local.tree import Files
 from syncd.model.names import step_of
+
+log = logging.getLogger("syncd")
 
 
 class State(Enum):
@@ -94,7 +99,7 @@ def _lacking(view: View, marker: str) -> str | None:
     if not isinstance(sizes, dict):
         return None
     there = {path: each.size for path, each in view.files.items()}
-    return next((str(path) for path, size in sizes.items() if there.get(path) != size), None)
+    return next((brief(path) for path, size in sizes.items() if there.get(path) != size), None)
 
 
 SENTINEL = "checkpoint-is-incomplete.txt"
@@ -117,12 +122,13 @@ class HuggingFaceRule:
         found = re.fullmatch(r"(?:.*/)?checkpoint-(\d+)", view.name)
         if not found:
             return OTHER
-        step = int(found[1])
+        step = int(found[1])  # of any length: a name has 255 bytes at most
         try:
             missing = self._missing(view, step)
-        except (OSError, Torn, ValueError, RecursionError) as error:
-            missing = f"unreadable: {error}"
-        return Verdict(State.TORN, missing, step) if missing else Verdict(State.QUIET, "whole by structure", step)
+        except (OSError, Torn, ValueError, RecursionError, msgspec.ValidationError) as error:
+            missing = f"unreadable: {brief(str(error))}"
+        said = step_of(view.name)
+        return Verdict(State.TORN, missing, said) if missing else Verdict(State.QUIET, "whole by structure", said)
 
     def _missing(self, view: View, step: int) -> str | None:
         if SENTINEL in view.files:
@@ -144,10 +150,10 @@ class HuggingFaceRule:
         for path, each in view.files.items():
             folder = path.rpartition("/")[0]
             if path.endswith(".index.json"):
-                named = set(json.loads(view.read(path, _MOST_JSON))["weight_map"].values())
-                for shard in sorted(named):
+                index = msgspec.convert(json.loads(view.read(path, _MOST_JSON)), _Index)
+                for shard in sorted(set(index.weight_map.values())):
                     if (f"{folder}/{shard}" if folder else shard) not in view.files:
-                        return f"{shard}, named by {path}, is missing"
+                        return f"{brief(shard)}, named by {path}, is missing"
             elif path.endswith(".safetensors") and (expected := safetensors_size(view, path)) != each.size:
                 return f"{path} has {each.size} bytes, its header says {expected}"
         return None
@@ -160,17 +166,30 @@ class HuggingFaceRule:
         return None
 
 
+class _Index(msgspec.Struct):
+    """`model.safetensors.index.json`, as far as it matters here."""
+
+    weight_map: dict[str, str]
+
+
+class _Tensor(msgspec.Struct):
+    """One of a safetensors header."""
+
+    data_offsets: tuple[int, int]
+
+
 def safetensors_size(view: View, path: str) -> int:
-    """Bytes that a safetensors file has, by its header; raises ValueError for a header that is none.
+    """Bytes that a safetensors file has, by its header; raises ValueError or ValidationError for a header that is none.
 
     Format: 8 bytes little-endian length, JSON header, tensors; https://huggingface.co/docs/safetensors#format
     """
     length = int.from_bytes(view.read(path, 8), "little")
     if not 2 <= length <= 100 << 20:
         raise ValueError(f"{path}: no safetensors header")
-    header = json.loads(view.read(path, 8 + length)[8:])
-    ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
-    return 8 + length + max(ends, default=0)
+    header = msgspec.convert(json.loads(view.read(path, 8 + length)[8:]), dict[str, object])
+    header.pop("__metadata__", None)
+    tensors = msgspec.convert(header, dict[str, _Tensor])
+    return 8 + length + max((each.data_offsets[1] for each in tensors.values()), default=0)
 
 
 CORE_RULES: tuple[Rule, ...] = (MarkerRule(), HuggingFaceRule())
@@ -184,5 +203,17 @@ def judge(view: View, rules: Sequence[Rule]) -> tuple[Verdict, str]:
     if SENTINEL in view.files:
         return Verdict(State.TORN, f"{SENTINEL} is there", step_of(view.name)), "sentinel"
     order = [State.OTHER, State.TORN, State.QUIET, State.COMPLETE]
-    answers = [(rule.judge(view), rule.name) for rule in rules]
+    answers = [(_judged(rule, view), rule.name) for rule in rules]
     return max(answers, key=lambda answer: order.index(answer[0].state), default=(OTHER, ""))
+
+
+def _judged(rule: Rule, view: View) -> Verdict:
+    """A rule's answer. One that fails has none: it may be a plugin's, and the others' checkpoints wait."""
+    try:
+        return rule.judge(view)
+    except Exception as error:  # whatever a plugin raises
+        log.warning(
+            "rule_failed",
+            extra={"fields": {"rule": rule.name, "checkpoint": view.name, "why": f"{type(error).__name__}: {error}"}},
+        )
+        return OTHER

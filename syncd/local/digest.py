@@ -7,11 +7,12 @@ seal is for, a SHA-256 or BLAKE3 of the whole, where the user wants one.
 
 import hashlib
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 from awscrt import checksums
 
-from syncd.errors import ConfigError, Torn
+from syncd.errors import ConfigError, Torn, brief
 from syncd.model.checkpoint import FileSum, ranges
 
 FAST = "crc64nvme"
@@ -28,8 +29,8 @@ def spell(crc: int) -> str:
 def crc_of(digest: str) -> int:
     """The number in `crc64nvme:…`; raises ValueError for another algorithm."""
     algorithm, _, value = digest.partition(":")
-    if algorithm != FAST:
-        raise ValueError(f"{algorithm} is not known to this version")
+    if algorithm != FAST or len(value) != 16:
+        raise ValueError(f"{brief(digest)} is not known to this version")
     return int(value, 16)
 
 
@@ -47,6 +48,14 @@ def whole_of(digests: list[str], size: int) -> str:
     return _combine(pieces).digest
 
 
+GoOn = Callable[[], None]
+"""Called between two windows of long work; raises where the work is not wanted any more (`threads.stoppable`)."""
+
+
+def _go_on() -> None:
+    """Nobody will ask for the end."""
+
+
 def range_matches(fd: int, offset: int, length: int, digest: str) -> bool:
     """Whether a range of an open file has this digest. Blocks. Raises ValueError for another algorithm."""
     wanted = crc_of(digest)
@@ -61,10 +70,11 @@ def add_crc(data: bytes | memoryview, crc: int = 0) -> int:
     return int(checksums.crc64nvme(data, crc))
 
 
-def crc_range(fd: int, offset: int, length: int) -> int:
+def crc_range(fd: int, offset: int, length: int, check: GoOn = _go_on) -> int:
     """CRC-64/NVME of a range of an open file. Blocks. Raises `Torn` when the file ends within it."""
     crc = 0
     while length:
+        check()
         data = os.pread(fd, min(length, WINDOW), offset)
         if not data:
             raise Torn(f"the file ended at byte {offset}, expected {length} more")
@@ -74,9 +84,9 @@ def crc_range(fd: int, offset: int, length: int) -> int:
     return crc
 
 
-def sum_file(fd: int, size: int) -> FileSum:
+def sum_file(fd: int, size: int, check: GoOn = _go_on) -> FileSum:
     """Sums of an open file of `size` bytes. Blocks for the whole file; raises `Torn` when it is shorter."""
-    return _combine([(crc_range(fd, offset, length), length) for offset, length in ranges(size)])
+    return _combine([(crc_range(fd, offset, length, check), length) for offset, length in ranges(size)])
 
 
 def sum_bytes(data: bytes) -> FileSum:
@@ -109,10 +119,11 @@ def new_seal(algorithm: str) -> Hash:
     return made
 
 
-def seal_file(fd: int, size: int, algorithm: str) -> str:
+def seal_file(fd: int, size: int, algorithm: str, check: GoOn = _go_on) -> str:
     """The seal of an open file of `size` bytes: `<algorithm>:<hex>`. Blocks; raises `Torn` when it is shorter."""
     seal, offset = new_seal(algorithm), 0
     while offset < size:
+        check()
         data = os.pread(fd, min(size - offset, WINDOW), offset)
         if not data:
             raise Torn(f"the file ended at byte {offset}, expected {size - offset} more")
@@ -121,10 +132,10 @@ def seal_file(fd: int, size: int, algorithm: str) -> str:
     return f"{algorithm}:{seal.hexdigest()}"
 
 
-def sealed(fd: int, size: int, seal: str | None) -> bool:
+def sealed(fd: int, size: int, seal: str | None, check: GoOn = _go_on) -> bool:
     """Whether an open file has this seal; without one, yes. Blocks. Raises as `new_seal`."""
     try:
-        return seal is None or seal_file(fd, size, seal.partition(":")[0]) == seal
+        return seal is None or seal_file(fd, size, seal.partition(":")[0], check) == seal
     except Torn:
         return False
 

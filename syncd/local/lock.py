@@ -3,11 +3,12 @@
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from syncd.errors import ConfigError, UsageError
+from syncd.errors import ConfigError, UsageError, brief
 from syncd.local.tree import OWN
 
 FS_IOC_GETVERSION = 0x80087601
@@ -37,10 +38,12 @@ def locked(root: Path) -> Iterator[None]:
     """Hold `.syncd/lock`. Raises `UsageError` when another daemon has it, `ConfigError` when it cannot be taken."""
     path = root / OWN / "lock"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; syncd needs to write there") from None
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ConfigError(f"{path} is no regular file; remove it")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -60,7 +63,7 @@ def locked(root: Path) -> Iterator[None]:
 def lock_holder(root: Path) -> str | None:
     """Who holds the root's lock, None where nobody does."""
     try:
-        fd = os.open(root / OWN / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(root / OWN / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -73,4 +76,4 @@ def lock_holder(root: Path) -> str | None:
 
 
 def _said(fd: int) -> str:
-    return os.pread(fd, 100, 0).decode(errors="replace").strip()
+    return brief(os.pread(fd, 100, 0).decode(errors="replace").strip())

@@ -6,13 +6,16 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from syncd.errors import Corrupt, Refused, Torn
+from syncd.errors import Corrupt, Refused, Torn, brief
+from syncd.local.files import read_small
 from syncd.local.scan import Seen
 from syncd.local.tree import (
     OWN,
@@ -23,32 +26,36 @@ from syncd.local.tree import (
     open_beneath,
     opened,
     opened_below,
+    remove_tree,
     sync_dir,
 )
 from syncd.model import canonical
+from syncd.model.checkpoint import Number, Size, Step
 from syncd.model.names import check_checkpoint_name, check_path
 
+_CHANGED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE}
+"""What says that a name leads to something else than it did."""
 NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class _Identity(Struct, frozen=True):
     dev: int
     ino: int
-    size: int
+    size: Size
     mtime_ns: int
-    mode: int
+    mode: Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 
 class _Note(Struct, frozen=True, kw_only=True):
     """pin.json: what was pinned, and the name in the store once bytes were sent under it."""
 
     name: str
-    step: int | None
+    step: Step | None
     rule: str
     written: int
     linked: bool
     commit: str | None = None
-    commit_number: int | None = None
+    commit_number: Number | None = None
     files: dict[str, _Identity]
 
 
@@ -72,12 +79,14 @@ class Pin:
         return sum(each.size for each in self.files.values())
 
     def open(self, path: str) -> int:
-        """Open one of its files and see that it is what was pinned. Raises `Torn`. Blocks."""
+        """Open one of its files and see that it is what was pinned. Raises `Torn`, OSError where it cannot be read. Blocks."""
         try:
             with opened(self.base) as base:
                 fd = open_beneath(base, path)
         except OSError as error:
-            raise Torn(f"{self.name}/{path}: {error.strerror}") from None
+            if error.errno in _CHANGED:
+                raise Torn(f"{self.name}/{path}: {error.strerror}") from None
+            raise OSError(error.errno, error.strerror, f"{self.name}/{path}") from None
         if not Identity.of(os.fstat(fd)).same_content(self.files[path]):
             os.close(fd)
             raise Torn(f"{self.name}/{path} was written to after it was finished")
@@ -100,13 +109,13 @@ class Pins:
             if pin:
                 found.append(pin)
             else:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
         return found
 
     def take(self, seen: Seen) -> Pin:
         """Pin a finished checkpoint. Raises `Torn` when it changes meanwhile, `Refused` for what is never carried (I9)."""
         check(seen.name, seen.files)
-        number = 1 + max((int(path.name) for path in self.home.iterdir() if path.name.isdigit()), default=0)
+        number = 1 + max((int(path.name) for path in self.home.iterdir() if path.name.isdecimal()), default=0)
         path = self.home / f"{number:06d}"
         (path / "files").mkdir(parents=True)
         try:
@@ -120,7 +129,7 @@ class Pins:
                     raise Torn(f"{seen.name} changed while it was pinned")
             self._write(pin)
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
             raise
         return pin
 
@@ -133,7 +142,7 @@ class Pins:
     def drop(self, pin: Pin) -> None:
         """Let go of a pin: its note first, so that a half-removed one is never taken for whole."""
         (pin.path / "pin.json").unlink(missing_ok=True)
-        shutil.rmtree(pin.path, ignore_errors=True)
+        remove_tree(pin.path)
 
     def _link(self, seen: Seen, to: Path) -> bool:
         """Hard-link every file; False where this file system or its owner forbids links."""
@@ -171,7 +180,12 @@ class Pins:
 
     def _read(self, path: Path) -> Pin | None:
         try:
-            note = canonical.decode((path / "pin.json").read_bytes(), _Note, str(path))
+            data = read_small(path / "pin.json", canonical.MAX_JSON)
+            if data is None:
+                return None
+            note = canonical.decode(data, _Note, str(path))
+            if note.commit is not None:
+                check_checkpoint_name(note.commit, str(path))
             files = {name: Identity(e.dev, e.ino, e.size, e.mtime_ns, 0, e.mode) for name, e in note.files.items()}
             check(note.name, files)
             base = path / "files" if note.linked else self.root / note.name
@@ -194,12 +208,29 @@ class Pins:
         return pin
 
 
+LONGEST_NAME = 240
+"""Bytes of a component of a checkpoint's name: `.json` and a generation's number are put after it."""
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a directory that cannot be read",
+}
+
+
 def check(name: str, files: Files) -> None:
     """Raise `Refused` for names and kinds of files that are never carried."""
-    check_checkpoint_name(name, name)
+    shown = brief(name)
+    check_checkpoint_name(name, shown)
+    if any(len(part.encode()) > LONGEST_NAME for part in name.split("/")):
+        raise Refused(f"{brief(name, 60)}: a checkpoint's name has at most {LONGEST_NAME} bytes; shorten it")
     for path, each in files.items():
-        check_path(f"{name}/{path}", name)
+        check_path(f"{name}/{path}", shown)
         if not each.regular:
+            kind = _KINDS.get(stat.S_IFMT(each.mode), "no regular file")
             raise Refused(
-                f"{name}/{path} is no regular file (a link, device, socket or pipe); nothing of {name} is pushed"
+                f"{brief(f'{name}/{path}')} is {kind}; nothing of {shown} is pushed: replace it by a regular file,"
+                " or save it outside of the checkpoint"
             )

@@ -1,11 +1,13 @@
 """The checkpoints under one root: seen, pinned, waiting, set aside. Knows no store."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 
-from syncd.errors import Refused, Torn
+from syncd.errors import Refused, Torn, brief
 from syncd.local.completion import CORE_RULES, Rule, State, Verdict
 from syncd.local.pins import Pin, Pins
 from syncd.local.place import Place
@@ -35,7 +37,9 @@ class Root:
         self.waiting: list[Pin] = []
         """Pinned and not yet pushed, in the order in which they were seen: clocks jump, discovery does not."""
         self.known: dict[str, Fingerprint] = {}
-        """Content that is pinned, stored or refused already: the same is not taken again."""
+        """Content that is pinned or stored already: the same is not taken again."""
+        self.refused: dict[str, Fingerprint] = {}
+        """Content that is never carried, and was told: as soon as it is another it is looked at again."""
         self.families: set[str] = set()
         self._unchanged: dict[str, tuple[Fingerprint, float]] = {}
         self._troubles: dict[str, str] = {}
@@ -52,17 +56,38 @@ class Root:
         """Scan, and pin what is newly complete. `writer_gone`: nobody writes, so quiet need not be waited for."""
         new = []
         found = await self.scan()
+        for name, to in (await asyncio.to_thread(self._links_out)).items():
+            if self._troubles.get(name) != to:
+                self._troubles[name] = to
+                why = f"{brief(name)} is a link to {brief(to)}; links are not followed: save into {self.path} itself"
+                self.say("checkpoint_refused", checkpoint=name, why=why)
         names = {seen.name for seen in found}
         self._unchanged = {name: since for name, since in self._unchanged.items() if name in names}
         for seen in found:
             if seen.verdict.state is State.COMPLETE and seen.rule == "_SUCCESS":
                 self.families.add(family(seen.name))
             # Only files of what is known, but not all of them: a rotation is removing it, this is no new save.
-            if seen.name == FINAL or set(seen.fingerprint) <= set(self.known.get(seen.name, ())):
+            if seen.name == FINAL or self.refused.get(seen.name) == seen.fingerprint:
+                continue
+            known = self.known.get(seen.name, ())
+            if seen.fingerprint == known or (known and set(seen.fingerprint) <= set(known)):
                 continue
             if self._ready(seen, writer_gone) and (pin := await self.pin(seen)):
                 new.append(pin)
         return new
+
+    def _links_out(self) -> dict[str, str]:
+        """Links in the root that have a checkpoint's name and lead elsewhere, with their targets. Blocks.
+
+        Nothing is followed: what lies behind may be a mount that does not answer."""
+        kinds = {family("checkpoint-0"), *self.families, *map(family, self.known)}
+        with os.scandir(self.path) as children:
+            links = [child.name for child in children if child.is_symlink() and family(child.name) in kinds]
+        targets = {}
+        for name in links:
+            with suppress(OSError):
+                targets[name] = str((self.path / name).readlink())
+        return {name: to for name, to in targets.items() if "/" in to}
 
     def _ready(self, seen: Seen, writer_gone: bool) -> bool:
         if seen.complete(writer_gone=writer_gone):
@@ -88,7 +113,7 @@ class Root:
         except Torn:
             return None  # it moved while we looked: the next look sees it as it then is
         except Refused as error:
-            self.known[seen.name] = seen.fingerprint
+            self.refused[seen.name] = seen.fingerprint
             self._unchanged.pop(seen.name, None)
             self.say("checkpoint_refused", checkpoint=seen.name, why=str(error))
             return None

@@ -3,6 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from syncd.local.completion import MarkerRule, Rule, State, Verdict, View, judge
@@ -14,7 +15,7 @@ DEPTH = 3
 """Components of a checkpoint's name at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Seen:
     """A directory that a rule takes for a checkpoint, whole or not."""
 
@@ -23,7 +24,7 @@ class Seen:
     rule: str
     files: Files
 
-    @property
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         return fingerprint(self.files)
 
@@ -58,7 +59,9 @@ def scan(
                 name, inside, lambda path, limit: read_small(base, f"{name}/{path}", limit), family(name) in marked
             )
             verdict, rule = judge(view, rules)
-            return Seen(name, verdict, rule, inside)
+            seen = Seen(name, verdict, rule, inside)
+            assert seen.fingerprint is not None  # made here, in the thread: of 100,000 files it takes a while
+            return seen
 
         seen = list(_outermost(files, directories, globs, look))
     return in_order(seen)

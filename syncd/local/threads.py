@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
@@ -21,6 +22,29 @@ async def to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         await outlast(running)
+        raise
+
+
+class Stopped(Exception):
+    """Raised in a thread whose caller was cancelled: it goes no further."""
+
+
+async def stoppable(work: Callable[..., T], *args: object) -> T:
+    """`to_its_end` for what may take minutes: `work` gets a last argument more, a function that it calls often, and that
+    raises once the caller was cancelled. A drain cannot wait until 100 GB are summed."""
+    stop = threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, check))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        await outlast(running)
+        running.exception()  # seen: nobody else will ask
         raise
 
 

@@ -6,6 +6,7 @@ inotify drops events under load and network file systems have none, so a nudge a
 import asyncio
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from watchdog.observers import Observer
 from syncd.local.tree import OWN
 
 log = logging.getLogger(__name__)
+DEEPEST = 2_500
+"""Calls within one another that watchdog may need, which walks by recursion (os.walk does until Python 3.12): a path of 4,096
+bytes leads through 2,048 directories at most."""
 
 
 class Nudge:
@@ -64,6 +68,7 @@ def watching(root: Path, nudge: Nudge, *, enabled: bool) -> Iterator[bool]:
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="watchdog")
     # and, as an error, when it is stopped while events are under way
     logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), DEEPEST))
     observer = Observer()
     try:
         observer.schedule(_Handler(root, nudge), str(root), recursive=True)

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from syncd.errors import Corrupt, Refused
+from syncd.errors import Corrupt, Refused, brief
 from syncd.model import canonical
-from syncd.model.keys import attempt_name, attempt_number
+from syncd.model.keys import MOST_ATTEMPTS, attempt_name, attempt_number
 from syncd.model.names import check_checkpoint_name
 
+AttemptNumber = Annotated[int, Meta(ge=1, le=MOST_ATTEMPTS)]
 Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{16,64}$")]
 
 
@@ -19,7 +20,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
     version: Literal[1] = 1
     task: str
-    attempt: Annotated[int, Meta(ge=1)]
+    attempt: AttemptNumber
     node: str
     nonce: Nonce
     time: float
@@ -46,7 +47,7 @@ def parse_item(text: str, where: str) -> LineItem:
     found = _ITEM.fullmatch(text)
     number = attempt_number(found[1]) if found else None
     if not found or number is None:
-        raise Corrupt(f"{where}: {text[:120]!r} is not 'attempt-0001/name digest'")
+        raise Corrupt(f"{where}: '{brief(text, 120)}' is not 'attempt-0001/name digest'")
     try:
         return LineItem(number, check_checkpoint_name(found[2], where), found[3])
     except Refused as error:
@@ -93,7 +94,7 @@ class Done(Struct, frozen=True, kw_only=True):
     """
 
     version: Literal[1] = 1
-    attempt: Annotated[int, Meta(ge=1)]
+    attempt: AttemptNumber
     result: str
     step: int | None
     time: float
@@ -121,7 +122,7 @@ class DiskAttempt(Struct, frozen=True, kw_only=True):
     version: Literal[1] = 1
     store: str
     task: str
-    attempt: Annotated[int, Meta(ge=1)]
+    attempt: AttemptNumber
     nonce: Nonce
     disk: str
     superseded: bool = False

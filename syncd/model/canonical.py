@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
-from syncd.errors import Corrupt
+from syncd.errors import Corrupt, brief
 
 T = TypeVar("T")
 MAX_JSON = 64 << 20
@@ -27,7 +27,7 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise Corrupt(f"{where}: not a valid {kind.__name__}: {error}") from None
+        raise Corrupt(f"{where}: not a valid {kind.__name__}: {brief(str(error))}") from None
 
 
 def digest(data: bytes) -> str:

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from syncd.errors import Corrupt, Refused
+from syncd.errors import Corrupt, Refused, brief
 from syncd.model import canonical
-from syncd.model.attempt import LineItem
+from syncd.model.attempt import AttemptNumber, LineItem
 from syncd.model.names import check_checkpoint_name, check_path
 
 RANGE = 16 << 20
@@ -15,7 +15,10 @@ MAX_RANGES = 9_600
 """Ranges of one file: S3 ends at 10,000 parts. 16 MiB serve up to 150 GiB; beyond, the range grows."""
 
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
-Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+Step = Annotated[int, Meta(ge=0, lt=10**18)]
+"""As large as `step_of` gives them: names bear times as steps too."""
+Number = Annotated[int, Meta(ge=1, lt=10**18)]
+"""Of a commit."""
 Digest = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,16}:[0-9a-f]{8,128}$")]
 
 
@@ -30,14 +33,14 @@ def ranges(size: int) -> list[tuple[int, int]]:
     return [(offset, min(step, size - offset)) for offset in range(0, size, step)] or [(0, 0)]
 
 
-class FileSum(Struct, frozen=True):
+class FileSum(Struct, frozen=True, gc=False):
     """Digests of one file's bytes: the whole, and each range of `range_size(size)` where there are several."""
 
     digest: Digest
     ranges: tuple[Digest, ...] = ()
 
 
-class FileEntry(Struct, frozen=True, omit_defaults=True):
+class FileEntry(Struct, frozen=True, omit_defaults=True, gc=False):
     """One file of a checkpoint: path relative to it, size in bytes, permission bits, sums.
 
     `seal`: a cryptographic digest of the whole beside, where one is wanted: the sums find accidents, not tampering.
@@ -59,12 +62,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     version: Literal[1] = 1
     task: str
-    attempt: Annotated[int, Meta(ge=1)]
-    number: Annotated[int, Meta(ge=1)]
+    attempt: AttemptNumber
+    number: Number
     name: str
     commit: str
     kind: Literal["directory", "file"]
-    step: Count | None
+    step: Step | None
     rule: str
     time: float
     files: tuple[FileEntry, ...]
@@ -90,15 +93,17 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         for entry in manifest.files:
             check_path(entry.path, where)
             if entry.path in seen:
-                raise Refused(f"{where}: {entry.path!r} stands twice")
+                raise Refused(f"{where}: '{brief(entry.path)}' stands twice")
             seen.add(entry.path)
             if entry.sum.ranges and len(entry.sum.ranges) != len(ranges(entry.size)):
-                raise Refused(f"{where}: {entry.path!r} has {len(entry.sum.ranges)} ranges for {entry.size} bytes")
+                raise Refused(
+                    f"{where}: '{brief(entry.path)}' has {len(entry.sum.ranges)} ranges for {entry.size} bytes"
+                )
         for path in seen:
             parent = path.rpartition("/")[0]
             while parent:
                 if parent in seen:
-                    raise Refused(f"{where}: {parent!r} is a file and a directory")
+                    raise Refused(f"{where}: '{brief(parent)}' is a file and a directory")
                 parent = parent.rpartition("/")[0]
     except Refused as error:
         raise Corrupt(str(error)) from None

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-_ATTEMPT = re.compile(r"attempt-(\d{4,12})")
+_ATTEMPT = re.compile(r"attempt-([0-9]{4,12})")
+MOST_ATTEMPTS = 10**12 - 1
 
 
 def attempt_name(number: int) -> str:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from syncd.errors import brief
+
 ExitCode = Annotated[int, Meta(ge=0, le=255)]
 Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
 """A name that a POSIX shell can read, compare and write without a JSON parser."""
@@ -89,6 +91,10 @@ class ChildMark(Struct, frozen=True, kw_only=True):
     life: Token
 
 
+MOST_COUNT = 1 << 53
+"""Steps beyond that are no steps, and no other program could read what we say of them."""
+
+
 class Beat(Struct, frozen=True):
     """`progress.json`: how far the trainer says it is. A field that is missing or makes no sense is None."""
 
@@ -114,7 +120,7 @@ def parse_beat(data: bytes) -> Beat | None:
     return Beat(
         step=_count(said.get("step")),
         total=_count(said.get("total")),
-        phase=phase[:40] if isinstance(phase, str) else None,
+        phase=brief(phase, 40) if isinstance(phase, str) else None,
         loss=_finite(said.get("loss")),
         time=_finite(said.get("time")),
     )
@@ -132,4 +138,4 @@ def _finite(value: object) -> float | None:
 
 def _count(value: object) -> int | None:
     number = _finite(value)
-    return int(number) if number is not None and number >= 0 and number == int(number) else None
+    return int(number) if number is not None and 0 <= number <= MOST_COUNT and number == int(number) else None

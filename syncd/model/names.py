@@ -2,7 +2,7 @@
 
 import re
 
-from syncd.errors import Refused
+from syncd.errors import Refused, brief
 
 MAX_PATH = 900
 """Bytes of a relative path: S3 keys end at 1,024, and the task, the attempt and the folder stand before it."""
@@ -22,17 +22,18 @@ def check_path(path: str, where: str) -> str:
     Refused: absolute, empty, `.` and `..` components, NUL, control characters, backslash, bytes that are not UTF-8,
     a component over 255 bytes, a path over `MAX_PATH` bytes.
     """
+    shown = f"'{brief(path)}'"
     try:
         raw = path.encode()
     except UnicodeEncodeError:
-        raise Refused(f"{where}: the name {path!r} is not UTF-8; rename it") from None
+        raise Refused(f"{where}: the name {shown} is not UTF-8; rename it") from None
     if _CONTROL.search(path):
-        raise Refused(f"{where}: the name {path!r} has a control character or a backslash; rename it")
+        raise Refused(f"{where}: the name {shown} has a control character or a backslash; rename it")
     parts = path.split("/")
     if len(raw) > MAX_PATH or any(len(part.encode()) > 255 for part in parts):
-        raise Refused(f"{where}: the name {path[:60]!r}… is too long; shorten it")
+        raise Refused(f"{where}: the name '{brief(path, 60)}' is too long; shorten it")
     if any(part in ("", ".", "..") for part in parts):
-        raise Refused(f"{where}: the path {path!r} leads outside of the checkpoint; refused")
+        raise Refused(f"{where}: the path {shown} leads outside of the checkpoint; refused")
     return path
 
 
@@ -40,10 +41,12 @@ def check_checkpoint_name(name: str, where: str) -> str:
     """`check_path`, and the first component is none of the store's own (`RESERVED`)."""
     check_path(name, where)
     if name.split("/", 1)[0] in RESERVED:
-        raise Refused(f"{where}: a checkpoint cannot be called {name!r}: syncd keeps its own things there; rename it")
+        raise Refused(
+            f"{where}: a checkpoint cannot be called '{brief(name)}': syncd keeps its own things there; rename it"
+        )
     if any(part.endswith(".json") for part in name.split("/")[:-1]):
         raise Refused(
-            f"{where}: {name!r}: a folder of checkpoints cannot end in .json (the manifest's name); rename it"
+            f"{where}: '{brief(name)}': a folder of checkpoints cannot end in .json (the manifest's name); rename it"
         )
     return name
 

@@ -1,5 +1,6 @@
 """Checking the invariants of a stored task: a command for operators, and the last line of every test."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from syncd.decide.retain import group
@@ -32,6 +33,7 @@ async def audit(store: Store, keys: Keys, *, deep: bool, gate: Gate) -> Audit:
     result = Audit()
     result.problems += [f"{key}: {why}" for key, why in view.damaged]
     _attempts(view, result)
+    _named(view, result)
     counting = {found.item for found in await present_line(store, view)}
     for found in view.commits.values():
         await _commit(store, keys, found, result, deep=deep, gate=gate, counts=found.item in counting)
@@ -56,6 +58,17 @@ def _attempts(view: TaskView, result: Audit) -> None:
             for item in attempt.record.items(where):
                 if item.attempt >= attempt.number:
                     result.problems.append(f"{where}: its line names {item}, which is not of an earlier attempt (I4)")
+
+
+def _named(view: TaskView, result: Audit) -> None:
+    """A manifest that was replaced by another, readable one: no start takes it for what the line names."""
+    named = {(item.attempt, item.commit): item for item in view.line}
+    for item in view.commits:
+        wanted = named.get((item.attempt, item.commit), item)
+        if wanted != item:
+            result.problems.append(
+                f"{view.keys.manifest(item.attempt, item.commit)}: has {item.digest}, the line names {wanted.digest}"
+            )
 
 
 async def _commit(
@@ -84,7 +97,9 @@ async def _done(store: Store, view: TaskView, result: Audit, *, deep: bool, gate
 
 async def _orphans(store: Store, keys: Keys, result: Audit) -> None:
     sizes = {entry.key: entry.size for entry in await store.list(keys.top)}
-    orphans = [key for each in group(keys, sizes) if each.manifest is None for key in each.files]
+    orphans = [
+        key for each in await asyncio.to_thread(group, keys, sizes) if each.manifest is None for key in each.files
+    ]
     if orphans:
         total = sum(sizes[key] for key in orphans)
         result.notes.append(

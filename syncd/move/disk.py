@@ -1,5 +1,6 @@
 """What this disk may do: go on with its attempt, stop because it was overtaken, or claim anew."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +115,13 @@ async def resolve(
         return ClaimAnew(f"the disk belongs to task {note.task} of {note.store}")
     if note.disk != disk:
         return ClaimAnew("the disk is a copy of another")
-    record = await read_record(store, keys, note.attempt)
+    try:
+        record = await read_record(store, keys, note.attempt)
+    except Corrupt as error:  # what it resumed is not known any more: the next attempt chooses by what is
+        return ClaimAnew(str(error))
     if record is None:
         return ClaimAnew(f"attempt {note.attempt} never started a trainer")
-    if not await _is_ours(store, keys, note):
+    if not await _is_ours(store, keys, note, record):
         return ClaimAnew(f"attempt {note.attempt} in the store is another's: the store was emptied or replaced")
     now: Standing = await standing(store, keys)
     if now.newest > note.attempt:
@@ -129,11 +133,16 @@ async def resolve(
     return GoOn(owner, record, commits.good, bool(commits.bad), await _begun(store, owner), note.families)
 
 
-async def _is_ours(store: Store, keys: Keys, note: DiskAttempt) -> bool:
+async def _is_ours(store: Store, keys: Keys, note: DiskAttempt, record: Record) -> bool:
+    """By the claim; by the record, which bears the same nonce, where the claim cannot be read any more."""
     data = await get_or_none(store, keys.claim(note.attempt))
-    return data is not None and canonical.decode(data, Claim, keys.claim(note.attempt)).nonce == note.nonce
+    try:
+        return data is not None and canonical.decode(data, Claim, keys.claim(note.attempt)).nonce == note.nonce
+    except Corrupt:
+        return record.nonce == note.nonce
 
 
 async def _begun(store: Store, owner: Owner) -> set[str]:
     prefix = owner.keys.attempt(owner.attempt)
-    return burned([entry.key.removeprefix(prefix) for entry in await store.list(prefix)])
+    paths = [entry.key.removeprefix(prefix) for entry in await store.list(prefix)]
+    return await asyncio.to_thread(burned, paths)

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from syncd.errors import Refused, Torn
@@ -38,7 +39,7 @@ class OutputLog:
         self.home.mkdir(parents=True, exist_ok=True)
         for left in self.home.glob("*.part"):
             left.rename(left.with_suffix(".log"))
-        self.number = max((int(path.stem) for path in self.home.glob("*.log") if path.stem.isdigit()), default=0) + 1
+        self.number = max((int(path.stem) for path in self.home.glob("*.log") if path.stem.isdecimal()), default=0) + 1
         return self
 
     @property
@@ -123,14 +124,16 @@ class Loose:
         found = {}
         for glob in self.extra:
             # A final ** means files too only since Python 3.13.
-            for path in self.root.glob(f"{glob}/*" if glob.endswith("**") else glob):
-                name = path.relative_to(self.root).as_posix()
-                try:
-                    identity = Identity.of(path.lstat())
-                except FileNotFoundError:
-                    continue
-                if identity.regular and not name.startswith(OWN):
-                    found[name] = identity
+            matching = self.root.glob(f"{glob}/*" if glob.endswith("**") else glob)
+            with suppress(
+                RecursionError
+            ):  # pathlib walks by recursion: below there, no path is short enough to be carried
+                for path in matching:
+                    name = path.relative_to(self.root).as_posix()
+                    with suppress(OSError):  # gone, or not to be looked at
+                        identity = Identity.of(path.lstat())
+                        if identity.regular and not name.startswith(OWN):
+                            found[name] = identity
         return found
 
     async def _store_extra(self, path: str) -> None:

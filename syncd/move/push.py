@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 
 from syncd.decide.push import Check, Commit, Upload, free_name, plan_push
-from syncd.errors import Corrupt, NotFound, Torn
-from syncd.local.digest import seal_file, sum_file
+from syncd.errors import Corrupt, NotFound, Refused, Torn
+from syncd.local.digest import GoOn, seal_file, sum_file
 from syncd.local.pins import Pin
-from syncd.local.threads import all_of, descriptor, to_its_end
+from syncd.local.threads import all_of, descriptor, stoppable, to_its_end
 from syncd.local.tree import Identity
 from syncd.model import canonical
-from syncd.model.checkpoint import Committed, FileEntry, Manifest
+from syncd.model.checkpoint import Committed, FileEntry, Manifest, parse_manifest
 from syncd.model.event import Say, silent
 from syncd.model.names import step_of
 from syncd.move.objects import Owner, create_once, read_manifest
@@ -53,6 +53,7 @@ class Pusher:
         took effect unanswered, and is let go, shares its number with no other.
 
         Raises `Torn` when the source did not hold still: nothing is then committed, and the name is not used again.
+        `Refused` for what nobody could read back.
         """
         if pin.commit is None:
             name = free_name(pin.name, self.used, self.begun)
@@ -61,9 +62,10 @@ class Pusher:
             pin = await to_its_end(assign, pin, name, self.number)
         with _reading(pin):
             entries = await all_of(
-                (partial(to_its_end, self._sum, pin, path) for path in sorted(pin.files)), SUMS_AT_ONCE
+                (partial(stoppable, self._sum, pin, path) for path in sorted(pin.files)), SUMS_AT_ONCE
             )
         manifest = self._manifest(pin, tuple(entries), kept)
+        await to_its_end(_readable, manifest)
         steps = plan_push(manifest)
         uploads = [step for step in steps if isinstance(step, Upload)]
         await self._uploads(pin, manifest, uploads)
@@ -83,12 +85,12 @@ class Pusher:
             time=pin.written / 1e9, files=entries, kept=kept,
         )  # fmt: skip
 
-    def _sum(self, pin: Pin, path: str) -> FileEntry:
+    def _sum(self, pin: Pin, path: str, check: GoOn) -> FileEntry:
         fd = pin.open(path)
         try:
             size = pin.files[path].size
-            seal = seal_file(fd, size, self.seal) if self.seal else None
-            return FileEntry(path, size, pin.files[path].mode & 0o777, sum_file(fd, size), seal)
+            seal = seal_file(fd, size, self.seal, check) if self.seal else None
+            return FileEntry(path, size, pin.files[path].mode & 0o777, sum_file(fd, size, check), seal)
         finally:
             os.close(fd)
 
@@ -103,7 +105,7 @@ class Pusher:
             key = self.owner.keys.file(manifest.attempt, manifest.commit, entry.path)
             await self.store.upload(key, Source(fd, entry.size, entry.sum), self.gate)
             with _reading(pin):
-                await to_its_end(_held_still, fd, before, entry, pin.name)
+                await stoppable(_held_still, fd, before, entry, pin.name)
 
     async def _check(self, pin: Pin, manifest: Manifest, uploads: list[Upload]) -> None:
         """Every file is stored with its size, and the source is as it was: else upload again, or `Torn`."""
@@ -137,6 +139,14 @@ class Pusher:
         raise Torn(f"{pin.name}: {manifest.commit} was committed with other content by an earlier process")
 
 
+def _readable(manifest: Manifest) -> None:
+    """Raise `Refused` for a manifest that no restore would take: better now than when it is needed."""
+    try:
+        parse_manifest(canonical.encode(manifest), manifest.name)
+    except Corrupt as error:
+        raise Refused(f"{error}; {manifest.name} is not pushed, since it could not be restored") from None
+
+
 @contextmanager
 def _reading(pin: Pin) -> Iterator[None]:
     """An error of the source's disk: what cannot be read cannot be committed. Not around the store, whose disk may fail."""
@@ -146,13 +156,13 @@ def _reading(pin: Pin) -> Iterator[None]:
         raise Torn(f"{pin.name}: {error}") from None
 
 
-def _held_still(fd: int, before: Identity, entry: FileEntry, name: str) -> None:
+def _held_still(fd: int, before: Identity, entry: FileEntry, name: str, check: GoOn) -> None:
     """Raise `Torn` unless the file is what was sent.
 
     The change time alone moves when a rotation unlinks the trainer's own name of the file: then the bytes decide.
     """
     after = Identity.of(os.fstat(fd))
-    if not after.same_content(before) or (after != before and sum_file(fd, entry.size) != entry.sum):
+    if not after.same_content(before) or (after != before and sum_file(fd, entry.size, check) != entry.sum):
         raise Torn(f"{name}/{entry.path} was written to while it was uploaded")
 
 

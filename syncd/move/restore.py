@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from syncd.errors import ConfigError, Corrupt, NotFound, Torn
-from syncd.local.digest import crc_of, matches, new_seal, range_matches, sealed, sum_file, whole_of
+from syncd.errors import ConfigError, Corrupt, NotFound, Torn, brief
+from syncd.local.digest import GoOn, crc_of, matches, new_seal, range_matches, sealed, sum_file, whole_of
 from syncd.local.place import Place
-from syncd.local.threads import all_of, descriptor, to_its_end
-from syncd.local.tree import files_below, open_beneath, opened
+from syncd.local.threads import all_of, descriptor, stoppable, to_its_end
+from syncd.local.tree import files_below, lstat_beneath, make_beneath, open_beneath, opened
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest, ranges
 from syncd.model.keys import Keys
@@ -37,14 +37,16 @@ async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: 
     """
     manifest = found.manifest
     target = place.root / manifest.name
-    if await asyncio.to_thread(holds, target, manifest):
+    if await stoppable(holds, target, manifest):
         return target
     try:
-        staged = await asyncio.to_thread(place.staging_for, _mark(manifest))
-        held = await asyncio.to_thread(_neighbours, place.root)
-        await download(store, keys, manifest, staged, gate, held)
-        whole = staged / manifest.files[0].path if manifest.kind == "file" else staged
-        return await asyncio.to_thread(place.put_in_place, whole, manifest.name)
+        mark = await asyncio.to_thread(_mark, manifest)
+        async with descriptor(place.open_staging, mark) as staged:
+            held = await asyncio.to_thread(_neighbours, place.root)
+            await download(store, keys, manifest, staged, gate, held)
+            await to_its_end(_see_all, staged, manifest, place.root)
+            alone = manifest.files[0].path if manifest.kind == "file" else None
+            return await to_its_end(place.put_in_place, staged, mark, manifest.name, alone)
     except OSError as error:
         raise ConfigError(
             f"{manifest.name} ({manifest.bytes} bytes) cannot be restored into {place.root}: {error.strerror};"
@@ -68,10 +70,22 @@ def _neighbours(root: Path) -> list[Path]:
     return [child for _, child in sorted(found, reverse=True)]
 
 
+def _see_all(staged: int, manifest: Manifest, root: Path) -> None:
+    """Raise `ConfigError` unless exactly the manifest's names are there: a disk that ignores case has fewer. Blocks."""
+    there, wanted = set(files_below(staged)), {entry.path for entry in manifest.files}
+    if lacking := min(wanted - there, default=None):
+        raise ConfigError(
+            f"{manifest.name}/{lacking}: {root} does not tell this name from another of the checkpoint's (a file system"
+            " that ignores case?); name another SYNCD_ROOT"
+        )
+    if strange := min(there - wanted, default=None):
+        raise ConfigError(f"{root}/.syncd/staging holds '{brief(strange)}', which syncd did not put there; remove it")
+
+
 async def download(
-    store: Store, keys: Keys, manifest: Manifest, to: Path, gate: Gate, held: Sequence[Path] = ()
+    store: Store, keys: Keys, manifest: Manifest, to: int, gate: Gate, held: Sequence[Path] = ()
 ) -> None:
-    """All files of a checkpoint into the directory `to`, each verified. Raises `NotFound`, `Corrupt`.
+    """All files of a checkpoint into the open directory `to`, each verified. Raises `NotFound`, `Corrupt`.
 
     `to` is empty, or what an interrupted download of this manifest left: ranges that are right are not fetched again.
     `held`: directories that may hold the same files under the same paths: what is right there is copied instead (by
@@ -82,7 +96,7 @@ async def download(
     await all_of(files, FILES_AT_ONCE)
 
 
-async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate, held: Sequence[Path]) -> None:
+async def _file(store: Store, key: str, entry: FileEntry, to: int, gate: Gate, held: Sequence[Path]) -> None:
     pieces = ranges(entry.size)
     digests = entry.sum.ranges or (entry.sum.digest,)
     if len(digests) != len(pieces):
@@ -93,7 +107,7 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate, 
             raise Corrupt(f"{key}: the whole has another sum than the manifest says")
     except ValueError as error:
         raise Corrupt(f"{key}: {error}; update syncd") from None
-    begun = await asyncio.to_thread(_begun, to, entry)
+    begun = await to_its_end(_begun, to, entry)
     async with descriptor(_open, to, entry) as fd:
         if entry.size:
             wanted = zip(pieces, digests, strict=True)
@@ -111,7 +125,7 @@ async def _file(store: Store, key: str, entry: FileEntry, to: Path, gate: Gate, 
 
 async def _sealed(key: str, fd: int, entry: FileEntry) -> bool:
     try:
-        return await to_its_end(sealed, fd, entry.size, entry.seal)
+        return await stoppable(sealed, fd, entry.size, entry.seal)
     except ValueError as error:
         raise Corrupt(f"{key}: {error}; update syncd") from None
 
@@ -181,19 +195,22 @@ def _copy(twin: int, fd: int, offset: int, length: int) -> None:
             done += moved
 
 
-def _begun(to: Path, entry: FileEntry) -> bool:
+def _begun(to: int, entry: FileEntry) -> bool:
     """Whether an earlier process began this file: it then has its whole size already."""
     try:
-        return (to / check_path(entry.path, "restore")).lstat().st_size == entry.size
+        return lstat_beneath(to, check_path(entry.path, "restore")).st_size == entry.size
     except FileNotFoundError:
         return False
 
 
-def _open(to: Path, entry: FileEntry) -> int:
+def _open(to: int, entry: FileEntry) -> int:
     """The file to restore into, of its whole size."""
-    path = to / check_path(entry.path, "restore")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    parent, _, last = check_path(entry.path, "restore").rpartition("/")
+    at = make_beneath(to, parent)
+    try:
+        fd = os.open(last, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=at)
+    finally:
+        os.close(at)
     try:
         os.fchmod(fd, 0o600)
         if os.fstat(fd).st_size != entry.size:
@@ -206,9 +223,9 @@ def _open(to: Path, entry: FileEntry) -> int:
     return fd
 
 
-def holds(target: Path, manifest: Manifest) -> bool:
+def holds(target: Path, manifest: Manifest, check: GoOn) -> bool:
     """Whether a directory has exactly the manifest's files, byte for byte. Blocks: reads them all."""
-    if manifest.kind != "directory" or not target.is_dir() or target.is_symlink():
+    if manifest.kind != "directory":
         return False
     try:
         with opened(target) as base:
@@ -219,7 +236,8 @@ def holds(target: Path, manifest: Manifest) -> bool:
                 fd = open_beneath(base, entry.path)
                 try:
                     crc_of(entry.sum.digest)
-                    if sum_file(fd, entry.size).digest != entry.sum.digest or not sealed(fd, entry.size, entry.seal):
+                    same = sum_file(fd, entry.size, check).digest == entry.sum.digest
+                    if not same or not sealed(fd, entry.size, entry.seal, check):
                         return False
                 finally:
                     os.close(fd)

@@ -1,5 +1,6 @@
 """Deleting from the store what the rules let go (rules 10 to 14 of DESIGN.md)."""
 
+import asyncio
 from functools import partial
 
 from syncd.decide.retain import Delete, Found, group, plan_retention
@@ -24,7 +25,7 @@ async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> l
     """
     attempts = (await fence(store, owner)).attempts
     listing = [entry.key for entry in await store.list(owner.keys.top)]
-    found = group(owner.keys, listing)
+    found = await asyncio.to_thread(group, owner.keys, listing)
     marked = marks(owner.keys, found, listing)
     doomed = plan_retention(owner.attempt, found, line, keep, marked)
     keys = {step.key for step in doomed}

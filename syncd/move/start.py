@@ -9,7 +9,7 @@ from syncd.errors import ConfigError, Corrupt, Exists, NotFound, Superseded
 from syncd.model import canonical
 from syncd.model.attempt import Claim, LineItem, Record, Skipped
 from syncd.model.checkpoint import Committed
-from syncd.model.keys import Keys
+from syncd.model.keys import MOST_ATTEMPTS, Keys
 from syncd.move.objects import (
     Owner,
     Standing,
@@ -41,6 +41,11 @@ async def claim(
     """
     while True:
         number = (await standing(store, keys)).newest + 1
+        if number > MOST_ATTEMPTS:
+            raise ConfigError(
+                f"{keys.attempt(number - 1)} has the last number that there is: who put it there? Remove it,"
+                " or give the run another SYNCD_TASK"
+            )
         nonce = secrets.token_hex(16)
         claimed = Claim(task=keys.task, attempt=number, node=node, nonce=nonce, time=now, group=group)
         data = canonical.encode(claimed)
@@ -63,12 +68,11 @@ async def _see_refusal(store: Store, key: str, data: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What may be resumed: the attempts that were passed because they never started, the recorded one, its candidates.
+    """What may be resumed: the newest attempt that started, and its candidates.
 
     `broken` says why the recorded attempt's line cannot be read: then its own commits are all there is.
     """
 
-    passed: tuple[int, ...]
     recorded: int | None
     candidates: tuple[LineItem, ...]
     skipped: tuple[Skipped, ...]
@@ -77,22 +81,22 @@ class Choice:
 
 async def choose(store: Store, keys: Keys, below: int) -> Choice:
     """Rule 3: the newest attempt under `below` that has a record; its commits, newest first, then its line."""
-    passed = []
-    for number in range(below - 1, 0, -1):
+    for number in reversed((await standing(store, keys)).attempts):  # those that are there: a stray number is no wait
+        if number >= below:
+            continue
         broken: str | None = None
         line: tuple[LineItem, ...] = ()
         try:
             record = await read_record(store, keys, number)
             if record is None:
-                passed.append(number)
                 continue
             line = record.items(keys.record(number))
         except Corrupt as error:
             broken = str(error)
         commits = await read_commits(store, keys, number)
         skipped = tuple(Skipped(keys.manifest(number, name), why) for name, why in commits.bad)
-        return Choice(tuple(passed), number, tuple(candidates(commits.good, line)), skipped, broken)
-    return Choice(tuple(passed), None, (), ())
+        return Choice(number, tuple(candidates(commits.good, line)), skipped, broken)
+    return Choice(None, (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,8 @@ async def start(store: Store, owner: Owner, fetch: Fetch, prepare: Prepare | Non
     while True:
         choice = await choose(store, owner.keys, owner.attempt)
         index, restored, skipped = await restore_newest(store, owner.keys, choice, fetch)
-        await fence(store, owner)
-        if await _appeared(store, owner.keys, choice.passed):
+        now = await fence(store, owner)
+        if await _appeared(store, owner, choice, now):
             continue
         if prepare:
             await prepare(restored)
@@ -163,10 +167,11 @@ async def start(store: Store, owner: Owner, fetch: Fetch, prepare: Prepare | Non
         return Started(restored, record, tuple(skipped))
 
 
-async def _appeared(store: Store, keys: Keys, passed: tuple[int, ...]) -> bool:
-    """Rule 6: whether an attempt that had not started has recorded since."""
-    for number in passed:
-        if await get_or_none(store, keys.record(number)) is not None:
+async def _appeared(store: Store, owner: Owner, choice: Choice, now: Standing) -> bool:
+    """Rule 6: whether an attempt above the chosen one, that had not started, has recorded since."""
+    for number in now.attempts:
+        passed = (choice.recorded or 0) < number < owner.attempt
+        if passed and await get_or_none(store, owner.keys.record(number)) is not None:
             return True
     return False
 

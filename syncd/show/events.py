@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger("syncd")
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""To no link, and not waiting for the reader of a pipe."""
 LOUD = frozenset(
     {"checkpoint_damaged", "checkpoint_torn", "checkpoint_refused", "checkpoint_unreadable", "superseded"}
     | {
@@ -45,7 +48,7 @@ class EventLog:
 
     def _append(self, line: dict[str, object]) -> None:
         try:
-            with self.path.open("ab") as file:
+            with os.fdopen(os.open(self.path, _APPEND, 0o644), "ab") as file:
                 file.write(json.dumps(line, sort_keys=True, separators=(",", ":"), default=str).encode() + b"\n")
         except OSError as error:
             if not self._told_error:

@@ -36,7 +36,9 @@ class JsonFormat(logging.Formatter):
 
 def _plain(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n=') else text
+    if not text.isprintable():
+        return json.dumps(text)  # also what would move a terminal's cursor
+    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=') else text
 
 
 def set_up(form: Literal["auto", "text", "json"], level: str) -> None:

@@ -100,9 +100,9 @@ class FileStore:
             found = list(self._walk_shallow(prefix) if shallow else self._walk(prefix))
             if not found and not (self.root / TEMP).is_dir():
                 raise FileNotFoundError(errno.ENOENT, "the store is gone")
-            return found
+            return sorted(found, key=lambda entry: entry.key)
 
-        return sorted(await self._call(prefix, look), key=lambda entry: entry.key)
+        return await self._call(prefix, look)
 
     async def delete(self, key: str) -> None:
         await self._call(key, lambda: self._delete(key))
@@ -203,7 +203,8 @@ class FileStore:
     def _open(self, key: str) -> int:
         """An object for reading. Raises the store's errors."""
         with _translate(self.root, key):
-            fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # NONBLOCK: opening a pipe that somebody put there must not hang
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 return fd
             os.close(fd)
@@ -228,8 +229,9 @@ class FileStore:
     def _walk(self, prefix: str) -> Iterator[Entry]:
         base = self._path(prefix)
         for directory, names, files in os.walk(base, onerror=_raise_unless_missing):
-            names[:] = [name for name in names if name != TEMP]
-            for name in files:
+            if Path(directory) == self.root:
+                names[:] = [name for name in names if name != TEMP]
+            for name in filter(_is_name, files):
                 path = Path(directory, name)
                 try:
                     yield Entry(str(path.relative_to(self.root)), path.lstat().st_size)
@@ -244,9 +246,11 @@ class FileStore:
                 return
             raise
         for child in children:
+            if not _is_name(child.name):
+                continue
             if child.is_dir(follow_symlinks=False):
                 # An empty directory is what is left between mkdir and link, or of a delete: no object, so no entry.
-                if child.name != TEMP and next(self._walk(f"{prefix}{child.name}/"), None):
+                if prefix + child.name != TEMP and next(self._walk(f"{prefix}{child.name}/"), None):
                     yield Entry(f"{prefix}{child.name}/", 0)
             else:
                 yield Entry(prefix + child.name, child.stat(follow_symlinks=False).st_size)
@@ -335,6 +339,15 @@ class Telling:
         before = time.time()
         await self._store.put(key, b"x")
         return clocks(await self._store.written(key) - before)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a file of this name can be an object: no key is anything else than UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _raise_unless_missing(error: OSError) -> None:

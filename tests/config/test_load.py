@@ -84,7 +84,7 @@ def test_a_rate_is_a_number_or_auto(here: Path) -> None:
         assert "SYNCD_UPLOAD_LIMIT" in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     (here / "syncd.toml").write_text("upload_limit = -5")
-    with pytest.raises(ConfigError, match="a rate is 0 or more"):
+    with pytest.raises(ConfigError, match="a rate is 0 to"):
         read(here)
 
 
@@ -348,3 +348,9 @@ def test_a_plugin_cannot_take_a_name_that_is_taken(name: str) -> None:
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="plugin odd"):
         make_table([("odd", dict)])  # type: ignore[list-item]
+
+
+def test_a_file_of_settings_without_end_is_told(here: Path) -> None:
+    (here / "syncd.toml").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="this is no file of settings"):
+        read(here, {})

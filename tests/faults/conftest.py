@@ -10,6 +10,7 @@ from syncd_s3 import client, credentials
 from syncd.testing.servers import Minio
 from tests.e2e.conftest import file_task, minio, new_node, s3_task
 from tests.faults.between import Between
+from tests.faults.fuzzing import INPUTS, SEED, TRACEBACKS
 
 __all__ = ["between", "file_task", "minio", "new_node", "s3_task"]
 _SUMMARY = pytest.StashKey[dict[str, str]]()
@@ -50,3 +51,8 @@ def sum_up(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for line in config.stash.get(_SUMMARY, {}).values():
         terminalreporter.write_line(line)
+    if not INPUTS:
+        return
+    each = ", ".join(f"{name} {count:,}" for name, count in sorted(INPUTS.items()))
+    terminalreporter.write_line(f"fuzz: {each} (SYNCD_TEST_SEED={SEED})")
+    terminalreporter.write_line(f"fuzz: {INPUTS.total():,} inputs, {TRACEBACKS.total()} tracebacks")

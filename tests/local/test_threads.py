@@ -3,11 +3,12 @@
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from syncd.local.threads import all_of, descriptor, to_its_end
+from syncd.local.threads import all_of, descriptor, stoppable, to_its_end
 
 
 async def test_a_cancelled_caller_goes_on_only_when_the_thread_has_ended() -> None:
@@ -137,3 +138,31 @@ async def test_who_cancels_many_cancels_each() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert sorted(ended) == [0, 1, 2]
+
+
+async def test_long_work_is_over_soon_after_its_caller_was_cancelled() -> None:
+    """Before the caller goes on: what it holds may be closed then."""
+    began, ended = threading.Event(), threading.Event()
+
+    def work(name: str, check: Callable[[], None]) -> None:
+        began.set()
+        try:
+            while True:
+                check()
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(stoppable(work, "sums"))
+    await asyncio.to_thread(began.wait)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
+
+
+async def test_long_work_that_comes_to_its_end_gives_its_result() -> None:
+    def work(number: int, check: Callable[[], None]) -> int:
+        check()
+        return number + 1
+
+    assert await stoppable(work, 1) == 2

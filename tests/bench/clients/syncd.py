@@ -10,6 +10,7 @@ from syncd_s3.store import S3Store
 
 from syncd.local.digest import sum_file
 from syncd.local.threads import all_of, to_its_end
+from syncd.local.tree import opened
 from syncd.model.checkpoint import FileEntry, Manifest
 from syncd.model.keys import Keys
 from syncd.move.budget import Budget
@@ -53,8 +54,8 @@ async def main() -> None:
             kind="directory", step=None, rule="marker", time=0.0, files=entries,
         )  # fmt: skip
         assert Keys(TASK).files(ATTEMPT, COMMIT) == task.key
-        with measured():
-            await download(store, Keys(TASK), manifest, Path(task.path), gate)
+        with measured(), opened(Path(task.path)) as to:
+            await download(store, Keys(TASK), manifest, to, gate)
     finally:
         await store.aclose()
 

@@ -1,0 +1,119 @@
+"""Small objects that are not as they should be, one by one: what a start and `verify` make of each."""
+
+from pathlib import Path
+
+import pytest
+
+from syncd.errors import ConfigError
+from syncd.local.tree import OWN
+from syncd.model import canonical
+from syncd.model.attempt import Record
+from syncd.model.checkpoint import Manifest
+from syncd.model.keys import MOST_ATTEMPTS, Keys
+from syncd.move.audit import audit
+from syncd.store.file import FileStore
+from syncd.store.memory import MemoryStore
+from syncd.testing import Node, open_gate, verify
+
+KEYS = Keys("task")
+
+
+async def two_commits(ram_path: Path) -> Node:
+    node = Node(MemoryStore(), ram_path / "a")
+    await node.boot()
+    for step in (1, 2):
+        node.save(step)
+        await node.push_all()
+    return node
+
+
+def objects(node: Node) -> dict[str, bytes]:
+    assert isinstance(node.store, MemoryStore)
+    return node.store.objects
+
+
+async def test_I4_a_directory_that_looks_like_a_far_attempt_is_no_wait_of_years(ram_path: Path) -> None:
+    node = await two_commits(ram_path)
+    objects(node)["task/attempt-20240101/notes.txt"] = b"somebody's"
+    begun = await Node(node.store, ram_path / "b").boot()
+    assert (begun.attempt, begun.checkpoint) == (20240102, "checkpoint-2")
+
+
+async def test_the_last_number_of_all_is_told_and_no_loop(ram_path: Path) -> None:
+    node = await two_commits(ram_path)
+    objects(node)[f"task/attempt-{MOST_ATTEMPTS}/x"] = b""
+    with pytest.raises(ConfigError, match="the last number that there is") as caught:
+        await Node(node.store, ram_path / "b").boot()
+    assert str(caught.value).isprintable()
+
+
+async def test_I5_a_disk_whose_record_was_damaged_claims_anew_and_resumes_its_newest_commit(ram_path: Path) -> None:
+    node = await two_commits(ram_path)
+    objects(node)[KEYS.record(1)] = b""
+    begun = await node.boot()
+    assert (begun.attempt, begun.checkpoint) == (2, "checkpoint-2")
+
+
+async def test_I3_a_disk_whose_claim_was_damaged_goes_on_by_its_record(ram_path: Path) -> None:
+    node = await two_commits(ram_path)
+    objects(node)[KEYS.claim(1)] = b"{"
+    begun = await node.boot()
+    assert (begun.attempt, begun.checkpoint, begun.goes_on) == (1, "checkpoint-2", True)
+    other = Record(line=(), nonce="f" * 32)
+    objects(node)[KEYS.record(1)] = canonical.encode(other)
+    assert (await node.boot()).attempt == 2, "neither says that it is ours"
+
+
+async def test_I4_a_manifest_of_the_line_that_was_replaced_by_another_is_a_problem(ram_path: Path) -> None:
+    node = await two_commits(ram_path)
+    await Node(node.store, ram_path / "b").boot()
+    key = KEYS.manifest(1, "checkpoint-1")
+    replaced = canonical.decode(objects(node)[key], Manifest, key)
+    objects(node)[key] = canonical.encode(replaced) + b" "
+    found = await audit(node.store, KEYS, deep=True, gate=open_gate)
+    (problem,) = found.problems
+    assert problem.startswith(f"{key}: has sha256:")
+
+
+async def test_a_checkpoint_with_a_directory_of_the_stores_temporary_name_is_committed(ram_path: Path) -> None:
+    node = Node(FileStore.open(ram_path / "store", create=True), ram_path / "a")
+    await node.boot()
+    path = node.save(1, marker=False)
+    (path / ".tmp").mkdir()
+    (path / ".tmp" / "x").write_text("x")
+    (path / "_SUCCESS").write_text("")
+    await node.push_all()
+    assert len(node.keeper.commits) == 1
+    await verify(node.store)
+
+
+@pytest.mark.parametrize("name", [b"\xff.json", b"pipe.json"])
+async def test_I5_what_is_no_object_in_a_stores_directory_is_passed_over(ram_path: Path, name: bytes) -> None:
+    import os
+
+    node = Node(FileStore.open(ram_path / "store", create=True), ram_path / "a")
+    await node.boot()
+    node.save(1)
+    await node.push_all()
+    there = os.fsencode(ram_path / "store" / KEYS.manifests(1)) + name
+    if name.startswith(b"pipe"):
+        os.mkfifo(there)
+    else:
+        with open(there, "wb") as file:
+            file.write(b"{")
+    begun = await Node(node.store, ram_path / "b").boot()
+    assert begun.checkpoint == "checkpoint-1"
+
+
+async def test_an_event_log_that_is_a_link_or_a_pipe_is_not_written_to(ram_path: Path) -> None:
+    import os
+
+    from syncd.show.events import EventLog
+
+    (ram_path / OWN).mkdir()
+    (ram_path / "outside").write_text("theirs")
+    (ram_path / OWN / "link").symlink_to(ram_path / "outside")
+    os.mkfifo(ram_path / OWN / "pipe")
+    for name in ("link", "pipe"):
+        EventLog(ram_path / OWN / name)("checkpoint_seen", checkpoint="c")
+    assert (ram_path / "outside").read_text() == "theirs"
