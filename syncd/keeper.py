@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import triage
@@ -14,6 +14,7 @@ from syncd.local.lock import identity
 from syncd.local.pins import Pin
 from syncd.local.root import Root
 from syncd.local.scan import Seen
+from syncd.local.tree import Fingerprint, fingerprint, mark
 from syncd.model.attempt import Done, LineItem, Record
 from syncd.model.checkpoint import Committed
 from syncd.model.event import Say
@@ -77,6 +78,7 @@ class Keeper:
     pushing: Pin | None = field(default=None, init=False)
     commits: list[Committed] = field(default_factory=list, init=False)
     _families: set[str] = field(default_factory=set, init=False)
+    _taken: dict[str, str] = field(default_factory=dict, init=False)
     _warm: str | None = field(default=None, init=False)
     _may_not_delete: bool = field(default=False, init=False)
 
@@ -195,7 +197,7 @@ class Keeper:
     async def _claim_anew(self, why: str) -> Begun:
         note = disk.read_note(self.root.path)
         foreign = note is not None and (note.store, note.task) != (self.store_url, self.keys.task)
-        self.commits, self.restored, self.record, self._families = [], None, None, set()
+        self.commits, self.restored, self.record, self._families, self._taken = [], None, None, set(), {}
         self.owner = await claim(
             self.store, self.keys, node=self.node, now=self.now(), group=self.group, single_writer=self.single_writer
         )
@@ -214,6 +216,7 @@ class Keeper:
             self.say("checkpoint_damaged", key=skipped.key, why=skipped.why)
         self._open_pusher(set(), set())
         self._note_restored(started.restored)
+        await self._take(self.root.known)
         how = "from zero"
         if started.restored:
             await self._note_family(started.restored.manifest.name)
@@ -262,8 +265,8 @@ class Keeper:
     async def _recognise(self) -> None:
         """Which local checkpoints are stored already: compared byte for byte, for there is no local database.
 
-        One that is neither, but older than the newest commit and not ahead of it in steps, was skipped: pushed now, it
-        would be the newest by its number.
+        What was passed over, or is not in the store any more, is noted on the disk: pushed now, it would be the newest by
+        its number. Where the note is lost steps tell, as well as they can; times of writing never do.
         """
         assert self.owner and self.record
         stored = {found.manifest.name: found for found in self.commits}
@@ -273,12 +276,29 @@ class Keeper:
         if self.restored:
             stored.setdefault(self.restored.manifest.name, self.restored)
         newest = self.newest.manifest if self.newest else None
+        taken = await asyncio.to_thread(disk.read_taken, self.root.path, self.owner)
+        self._taken, done = taken or {}, dict[str, Fingerprint]()
         for seen in await self.root.scan():
             twin = stored.get(seen.name)
             same = twin is not None and await asyncio.to_thread(holds, self.root.path / seen.name, twin.manifest)
-            late = newest and seen.written / 1e9 <= newest.time and (seen.verdict.step or 0) <= (newest.step or 0)
+            behind = newest is not None and (seen.verdict.step or 0) <= (newest.step or 0)
+            late = self._taken.get(seen.name) == mark(seen.fingerprint) if taken is not None else behind
             if same or (late and seen.verdict.state in (State.COMPLETE, State.QUIET)):
                 self.root.known[seen.name] = seen.fingerprint
+                done[seen.name] = seen.fingerprint
+        await self._take(done)
+
+    async def _take(self, done: Mapping[str, Fingerprint]) -> None:
+        """Note on the disk what is done with: stored, or passed over. Before its pin goes."""
+        assert self.owner
+        marks = {name: mark(content) for name, content in done.items()}
+        if not marks.items() - self._taken.items():
+            return
+        self._taken |= marks
+        try:
+            await asyncio.to_thread(disk.write_taken, self.root.path, self.owner, self._taken)
+        except OSError as error:  # their pins must go all the same: they may be what fills the disk
+            self.say("disk_error", why=str(error))
 
     # ---- push
 
@@ -287,6 +307,8 @@ class Keeper:
         pin, dropped = triage(self.root.waiting, self.backlog)
         if pin:
             self.root.waiting.remove(pin)  # before any await: a look may pin the same name anew
+        if dropped:
+            await self._take({old.name: fingerprint(old.files) for old in dropped})
         for old in dropped:
             await self.root.let_go(old)
             self.say("checkpoint_skipped", checkpoint=old.name, step=old.step, why="a newer one waits")
@@ -309,6 +331,7 @@ class Keeper:
             self.pushing = None
         self.commits.append(found)
         await self._note_family(pin.name)
+        await self._take({pin.name: fingerprint(pin.files)})
         await self.root.let_go(pin)
         if self._warm not in (None, pin.name):
             await asyncio.to_thread(drop_pages, self.root.path / str(self._warm))

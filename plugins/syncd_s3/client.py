@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiobotocore.config import AioConfig
-from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
+from botocore.auth import AUTH_TYPE_MAPS
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
@@ -21,17 +21,16 @@ from botocore.parsers import ResponseParserError
 
 from syncd.errors import ConfigError, StoreError, Transient
 from syncd_s3 import options
+from syncd_s3.clock import AUTHS, CLOCK
 from syncd_s3.credentials import Credentials, new_session
-from syncd_s3.errors import OUTDATED, Place, code_of, translate
+from syncd_s3.errors import OUTDATED, Place, code_of, date_of, status_of, translate
 from syncd_s3.options import Options
 from syncd_s3.profiles import choose
 from syncd_s3.unredirected import UnredirectedSession
 
 # awscrt is installed for its checksums; botocore, which looks once when it is imported, takes it for a wish to sign by
 # CRT, which is slow and refuses our bodies. Set here, whoever imported botocore first.
-AUTH_TYPE_MAPS.update(
-    {"v4": SigV4Auth, "v4-query": SigV4QueryAuth, "s3v4": S3SigV4Auth, "s3v4-query": S3SigV4QueryAuth}
-)
+AUTH_TYPE_MAPS.update(AUTHS)
 log = logging.getLogger("syncd.s3")
 
 CONNECTIONS = 32
@@ -191,19 +190,25 @@ class Client:
     async def said(self, what: str) -> AsyncIterator[ReadOnlyCredentials]:
         """Take a slot, and say every failure in the store's words. Gives the keys to sign with."""
         async with self._slots:
-            used = None
+            used, ahead = None, CLOCK.ahead
             try:
                 async with asyncio.timeout(self.timeout):  # it may ask a program, or a service
                     used = await self.credentials.get_frozen_credentials()
+                ahead = CLOCK.ahead
                 yield used
                 self.credentials.worked()
             except FAILURES as error:
-                raise await self._translate(error, what, used) from None
+                raise await self._translate(error, what, used, ahead) from None
             except ValueError as error:
                 # botocore's parser, for a date or number that is none: damaged on the way, since no server means it.
                 raise Transient(f"{self.place}: {what}: the answer cannot be read ({error})") from None
 
-    async def _translate(self, error: Exception, what: str, used: ReadOnlyCredentials | None) -> StoreError:
+    async def _translate(
+        self, error: Exception, what: str, used: ReadOnlyCredentials | None, ahead: float
+    ) -> StoreError:
+        """`ahead`: what the request was signed by, like the keys `used`."""
+        if isinstance(error, ClientError) and status_of(error) == 403 and CLOCK.correct(date_of(error), ahead):
+            return Transient(f"{self.place}: {CLOCK}; once more, by the server's")
         if used and code_of(error) in OUTDATED:
             try:
                 if await self.credentials.changed(used):

@@ -11,6 +11,8 @@ from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 
+from syncd_s3.clock import CLOCK
+
 KEY_ID, SECRET, TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 NAMES = (KEY_ID, SECRET, TOKEN)
 
@@ -110,6 +112,8 @@ class Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore has no t
         async with self._lock:
             if self._inner is None:
                 self._inner = await self._load()
+                if hasattr(self._inner, "_time_fetcher"):
+                    self._inner._time_fetcher = CLOCK.now  # else a clock that is ahead ends keys before their time
             if self._inner is None:
                 raise NoCredentialsError
             inner = self._inner

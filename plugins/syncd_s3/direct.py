@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest, HeadersDict
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError
@@ -17,6 +16,7 @@ from botocore.parsers import ResponseParserError, create_parser
 from syncd.errors import Transient
 from syncd.store import Fetched
 from syncd_s3.client import Client
+from syncd_s3.clock import S3V4
 from syncd_s3.wire import Answer, Request, Span
 
 UNRESERVED = "-_.~"
@@ -76,7 +76,7 @@ class DirectPath:
         url = f"{await self._base()}{key}{'?' if query else ''}{query}"
         signed = AWSRequest(model.http["method"], url, parts["header"])
         signed.context["client_config"] = api.meta.config  # says that the payload is not hashed
-        S3SigV4Auth(keys, "s3", api.meta.region_name).add_auth(signed)
+        S3V4(keys, "s3", api.meta.region_name).add_auth(signed)
         return Request(model.http["method"], url, dict(signed.headers), body, into)
 
     async def _base(self) -> str:

@@ -90,6 +90,17 @@ def code_of(error: BaseException) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, boto.ClientError) else ""
 
 
+def status_of(error: boto.ClientError) -> int:
+    """The answer's status; 0 where it had none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def date_of(error: boto.ClientError) -> str | None:
+    """When the server answered, by its own clock; None where it does not say."""
+    found = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    return None if found is None else str(found)
+
+
 def translate(error: Exception, place: Place, key: str, what: str) -> StoreError:
     """The `StoreError` for what a request ended in. `key`: the masked key id; `what`: the object or prefix."""
     if isinstance(error, boto.ClientError):
@@ -107,7 +118,7 @@ def translate(error: Exception, place: Place, key: str, what: str) -> StoreError
 
 def _answer(error: Any, place: Place, key: str, what: str) -> StoreError:
     response = error.response
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    status = status_of(error)
     code = _ALIAS.get(code_of(error), code_of(error))
     said = f"{place}: {what}: " if what else f"{place}: "
     detail = f"{code or status}: {_one_line(response.get('Error', {}).get('Message', ''))}"

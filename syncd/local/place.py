@@ -81,7 +81,7 @@ class Place:
         self.quarantine.mkdir(parents=True, exist_ok=True)
         moved = []
         for name in names:
-            to = self.quarantine / f"{'torn-' if torn else ''}{time.time_ns():020d}-{name.replace('/', '_')[:200]}"
+            to = self.quarantine / f"{'torn-' if torn else ''}{self._next():020d}-{name.replace('/', '_')[:200]}"
             (self.root / name).rename(to)
             moved.append(to)
         if moved:
@@ -89,3 +89,8 @@ class Place:
         for old in sorted(self.quarantine.glob("torn-*"))[:-TORN_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         return moved
+
+    def _next(self) -> int:
+        """The time in ns, or more: what is set aside later sorts later, also where the clock was set back."""
+        numbers = (path.name.removeprefix("torn-").partition("-")[0] for path in self.quarantine.iterdir())
+        return max([time.time_ns(), *(int(number) + 1 for number in numbers if number.isdigit())])

@@ -33,7 +33,7 @@ class Seen:
 
     @property
     def written(self) -> int:
-        """When the last of its files was written, ns since the epoch: the order of saves."""
+        """When the last of its files was written, ns since the epoch, by a clock that may have been set."""
         return max((each.mtime_ns for each in self.files.values()), default=0)
 
     def complete(self, *, writer_gone: bool = False) -> bool:
@@ -44,7 +44,7 @@ class Seen:
 def scan(
     root: Path, rules: Sequence[Rule], globs: Sequence[str] = ("*",), families: frozenset[str] = frozenset()
 ) -> list[Seen]:
-    """Every checkpoint-like directory at depth 1 to `DEPTH`, outermost only, oldest save first. Blocks.
+    """Every checkpoint-like directory at depth 1 to `DEPTH`, outermost only, oldest save first (`in_order`). Blocks.
 
     `globs` choose by relative name; `families` are kinds of names that are known to carry markers (earlier scans,
     earlier commits), beside those that this look finds.
@@ -61,7 +61,21 @@ def scan(
             return Seen(name, verdict, rule, inside)
 
         seen = list(_outermost(files, directories, globs, look))
-    return sorted(seen, key=lambda each: (each.written, each.verdict.step or 0, each.name))
+    return in_order(seen)
+
+
+def in_order(seen: Sequence[Seen]) -> list[Seen]:
+    """Oldest save first: by the time of writing, but those of one kind among themselves by their steps.
+
+    A clock that was set back between two saves of one look would make the older the newer.
+    """
+    found = sorted(seen, key=lambda each: (each.written, each.verdict.step or 0, each.name))
+    kinds: dict[str, list[Seen]] = {}
+    for each in found:
+        if each.verdict.step is not None:
+            kinds.setdefault(family(each.name), []).append(each)
+    steps = {kind: iter(sorted(of, key=lambda each: each.verdict.step or 0)) for kind, of in kinds.items()}
+    return [next(steps[family(each.name)]) if each.verdict.step is not None else each for each in found]
 
 
 def _outermost(

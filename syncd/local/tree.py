@@ -4,6 +4,7 @@
 one `openat(O_NOFOLLOW)` per component needs nothing new.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,11 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 def fingerprint(files: Files) -> Fingerprint:
     """What a directory's content looks like from outside: path, inode, size, time of writing of every file."""
     return tuple(sorted((path, each.ino, each.size, each.mtime_ns) for path, each in files.items()))
+
+
+def mark(content: Fingerprint) -> str:
+    """A fingerprint in a few characters."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def open_beneath(base: int, path: str, flags: int = REGULAR) -> int:

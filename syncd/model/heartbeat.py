@@ -34,6 +34,18 @@ class HeartbeatBody(Struct, frozen=True, kw_only=True):
     store_error: str | None = None
 
 
+ENDED = frozenset({"done", "left", "superseded"})
+"""States in which a daemon says its last words."""
+APART = 26 * 3600.0
+"""Seconds by which clocks differ that were set to somewhere's local time."""
+
+
 def fresh(body: HeartbeatBody, now: float) -> bool:
-    """Whether a daemon is likely alive: politeness towards it only, for clocks decide nothing (DESIGN.md)."""
-    return body.state not in ("done", "left", "superseded") and now - body.time < 3 * max(1.0, body.interval)
+    """Whether a daemon is likely alive, as far as two machines' clocks tell: to be shown, for clocks decide nothing."""
+    return body.state not in ENDED and now - body.time < 3 * max(1.0, body.interval)
+
+
+def doubtful(body: HeartbeatBody, now: float) -> bool:
+    """Whether it takes another heartbeat to know: this one is of the future, or old as that of a wrong clock may be."""
+    age = now - body.time
+    return body.state not in ENDED and -APART < age < APART and not (age >= 0 and fresh(body, now))

@@ -1,6 +1,6 @@
 """What this disk may do: go on with its attempt, stop because it was overtaken, or claim anew."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from syncd.local.files import read_small, write_small
 from syncd.local.lock import identity
 from syncd.local.tree import OWN
 from syncd.model import canonical
-from syncd.model.attempt import Claim, DiskAttempt, Record
+from syncd.model.attempt import Claim, DiskAttempt, DiskTaken, Record
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys
 from syncd.move.close import newest_ended
@@ -19,6 +19,7 @@ from syncd.store import Store
 
 ROOM = 1 << 20
 """Added to an attempt's numbers where some were given that we do not know: more than any life of a daemon gives."""
+TAKEN = "taken.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,22 @@ def write_note(
         superseded=superseded, families=tuple(sorted(families)),
     )  # fmt: skip
     write_small(note_path(root), canonical.encode(note), 0o600)
+
+
+def read_taken(root: Path, owner: Owner) -> dict[str, str] | None:
+    """What the attempt has done with, by name; None where nothing tells."""
+    data = read_small(root / OWN / TAKEN)
+    try:
+        found = None if data is None else canonical.decode(data, DiskTaken, TAKEN)
+    except Corrupt:
+        return None
+    return dict(found.marks) if found and found.nonce == owner.nonce else None
+
+
+def write_taken(root: Path, owner: Owner, marks: Mapping[str, str]) -> None:
+    """Keep it: of directories that are still there, since there is no end of saves."""
+    there = {name: each for name, each in marks.items() if (root / name).is_dir()}
+    write_small(root / OWN / TAKEN, canonical.encode(DiskTaken(nonce=owner.nonce, marks=there)), 0o600)
 
 
 async def resolve(

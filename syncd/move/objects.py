@@ -1,5 +1,8 @@
 """Small objects that decide: create-only puts, claims, records, manifests, read and written by the rules."""
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,11 +11,15 @@ from syncd.local.threads import all_of
 from syncd.model import canonical
 from syncd.model.attempt import Done, LineItem, Record, parse_record
 from syncd.model.checkpoint import Committed, parse_manifest
-from syncd.model.heartbeat import HeartbeatBody, fresh
+from syncd.model.heartbeat import ENDED, HeartbeatBody, doubtful, fresh
 from syncd.model.keys import Keys, attempt_number
 from syncd.store import Store
 
+log = logging.getLogger("syncd")
+Sleep = Callable[[float], Awaitable[None]]
 READS_AT_ONCE = 16
+LOOKS = 8
+"""Looks at a heartbeat while the next one is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,22 @@ async def read_heartbeat(store: Store, keys: Keys, attempt: int) -> HeartbeatBod
         return None
 
 
-async def at_work(store: Store, keys: Keys, attempt: int, now: float) -> bool:
-    """Whether an attempt's daemon gave a sign of life lately: politeness only, for no clock decides anything."""
+async def at_work(store: Store, keys: Keys, attempt: int, now: float, sleep: Sleep = asyncio.sleep) -> bool:
+    """Whether an attempt's daemon gives signs of life: politeness only, for no clock decides anything.
+
+    The clocks of two machines may be hours apart. Where by them it is silent, or speaks of the future, the next
+    heartbeat tells, which is waited for as long as two take.
+    """
     body = await read_heartbeat(store, keys, attempt)
-    return body is not None and fresh(body, now)
+    if body is None or not doubtful(body, now):
+        return body is not None and fresh(body, now)
+    seconds = 2 * max(1.0, body.interval)
+    log.info("waiting up to %.0f s for another heartbeat of attempt %d", seconds, attempt)
+    for _ in range(LOOKS):
+        await sleep(seconds / LOOKS)
+        later = await read_heartbeat(store, keys, attempt)
+        if later is None or later.state in ENDED:
+            return False
+        if (later.session, later.seq) != (body.session, body.seq):
+            return True
+    return False

@@ -63,7 +63,7 @@ def test_whoever_imported_botocore_first_signs_without_crt_and_the_trainers_envi
         "print({AUTH_TYPE_MAPS[name].__module__ for name in ('v4', 's3v4', 's3v4-query')},"
         " os.environ.get('BOTO_DISABLE_CRT'))"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "{'botocore.auth'} None\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "{'syncd_s3.clock'} None\n"
 
 
 async def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
