@@ -34,6 +34,8 @@ SAME_SIGNAL = 0.3
 """Seconds in which our own SIGTERM may follow a trainer that got the platform's first and ended with 0 after its save."""
 FENCED_GRACE = 10.0
 """Seconds that an overtaken trainer gets: what it saves is not wanted."""
+STOOD_STILL = 1.0
+"""Seconds by which a pause is longer than meant where the whole machine was paused, the trainer too."""
 Attach = Callable[[int], AbstractAsyncContextManager[None]]
 
 
@@ -191,11 +193,15 @@ class Daemon:
             await self._restart()
 
     async def _asked_to_end(self) -> int:
+        self._see_overtaken()
+        return await self._drain(LEAVE)
+
+    def _see_overtaken(self) -> None:
+        """Raise `Superseded` or `AlreadyDone` where that, and nobody's signal, is why we end."""
         if self.stop.reason == "superseded":
             raise Superseded(self.stop.text)
         if self.stop.reason == "done":
             raise AlreadyDone
-        return await self._drain(LEAVE)
 
     def _may_restart(self, ended: Exit) -> bool:
         if self.beside.took_new_checkpoint():
@@ -265,9 +271,13 @@ class Daemon:
             await asyncio.gather(ended, asked, hung, return_exceptions=True)
 
     async def _stall(self) -> None:
-        """Return when there was no sign of progress for too long."""
+        """Return when there was no sign of progress for too long, while we could have seen one."""
+        pause = max(0.2, min(5.0, self.pace.stall_after / 10 or 5.0))
         while True:
-            await asyncio.sleep(max(0.2, min(5.0, self.pace.stall_after / 10 or 5.0)))
+            before = time.monotonic()
+            await asyncio.sleep(pause)
+            if time.monotonic() - before > 2 * pause + STOOD_STILL:
+                self.beside.progress()
             if self.beside.signs and stalled(time.monotonic(), self.beside.progress_at, self.pace.stall_after):
                 return
 

@@ -13,6 +13,7 @@ from typing import Literal, Self
 CHUNK = 64 << 10
 Way = Literal["there", "back"]
 """`there`: from the client to the service; `back`: what the service says."""
+_REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -64,21 +65,23 @@ def s3_error(status: int, code: str) -> bytes:
 
 
 class FaultProxy:
-    """Listens on a free loopback port, `port`, while its context lasts, and passes on to `host:to`.
+    """Listens on a loopback port, `port` (0: a free one), while its context lasts, and passes on to `host:to`.
 
     `choose` may be set at any time; it is asked once for each connection. `connections` counts them, `bytes` what was
-    passed on each way; `watch`, where it is set, sees each piece before it passes. `closing`: each connection serves one
-    HTTP request, by the header that asks for it, so that a fault by connection is one by request.
+    passed on each way; `watch`, where it is set, sees each piece before it passes. `judge` reads the head of each HTTP
+    request, and answers in the service's place where it returns bytes. `closing`: each connection serves one HTTP request,
+    by the header that asks for it, so that a fault by connection is one by request.
     """
 
-    def __init__(self, to: int, choose: Chooser | None = None, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, to: int, choose: Chooser | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host, self.to = host, to
         self.choose: Chooser = choose or (lambda number: None)
         self.connections = 0
         self.bytes: dict[Way, int] = {"there": 0, "back": 0}
         self.watch: Callable[[Way, bytes], None] | None = None
+        self.judge: Callable[[bytes], bytes | None] | None = None
         self.closing = False
-        self.port = 0
+        self.port = port
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -87,7 +90,7 @@ class FaultProxy:
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=CHUNK)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -144,6 +147,12 @@ class FaultProxy:
         while piece := await reader.read(CHUNK):
             if self.closing and way == "there" and not passed:
                 piece = piece.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+            if self.judge and way == "there" and _REQUEST.match(piece):
+                piece = await _head(reader, piece)
+                if (said := self.judge(piece)) is not None:
+                    await _instead(reader, ends[0], piece, said)
+                    _close(ends)
+                    return
             if stop is not None:
                 piece = piece[: stop - passed]
             if mine:
@@ -186,13 +195,30 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def _head(reader: asyncio.StreamReader, piece: bytes) -> bytes:
+    """A request from its first piece to the end of its head, and what came with it."""
+    while b"\r\n\r\n" not in piece and (more := await reader.read(CHUNK)):
+        piece += more
+    return piece
+
+
+async def _instead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, begun: bytes, said: bytes) -> None:
+    """Read the rest of a request, unless it waits to be asked for it, and say `said`."""
+    head, _, body = begun.partition(b"\r\n\r\n")
+    found = _LENGTH.search(head)
+    left = int(found[1]) - len(body) if found and b"100-continue" not in head.lower() else 0
+    while left > 0 and (piece := await reader.read(min(left, CHUNK))):
+        left -= len(piece)
+    writer.write(said)
+    await writer.drain()
+
+
+def _close(ends: tuple[asyncio.StreamWriter, ...]) -> None:
+    for writer in ends:
+        writer.close()
+
+
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes) -> None:
     """Read one request; one that waits for `100 Continue` is answered before its body."""
     with contextlib.suppress(asyncio.IncompleteReadError):
-        head = await reader.readuntil(b"\r\n\r\n")
-        found = _LENGTH.search(head)
-        left = int(found[1]) if found and b"100-continue" not in head.lower() else 0
-        while left and (piece := await reader.read(min(left, CHUNK))):
-            left -= len(piece)
-        writer.write(said)
-        await writer.drain()
+        await _instead(reader, writer, await reader.readuntil(b"\r\n\r\n"), said)

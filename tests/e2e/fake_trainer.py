@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def advance(state: str, step: int) -> str:
 def weights(state: str, size: int) -> bytes:
     """Bytes that only this state has."""
     return random.Random(state).randbytes(size)
+
+
+def pause(seconds: float) -> None:
+    """`time.sleep`, which raises EINVAL under libfaketime 0.9.10."""
+    threading.Event().wait(seconds)
 
 
 class Trainer:
@@ -78,7 +84,7 @@ class Trainer:
             if self.asked:
                 self._save()
                 print(f"stopped by a signal, saved at step {self.step}", flush=True)
-                time.sleep(self.options.linger)
+                pause(self.options.linger)
                 return 75
             if self.step % self.options.every == 0:
                 self._save()
@@ -108,7 +114,7 @@ class Trainer:
     def _one_step(self) -> None:
         self.step += 1
         self.state = advance(self.state, self.step)
-        time.sleep(self.options.pause)
+        pause(self.options.pause)
         contract.beat(self.step, self.options.steps, root=self.root, force=True)
         self.note(event="step")
         print(f"step {self.step}", flush=True)
@@ -120,7 +126,8 @@ class Trainer:
 
     def _save(self) -> None:
         in_place = self.options.style in ("in-place", "rude")
-        directory = self.root / ("latest" if in_place else f"checkpoint-{self.step}")
+        named = self.root / ("latest" if in_place else f"checkpoint-{self.step}")
+        directory = self.root / ".building" if self.options.stamp else named
         directory.mkdir(exist_ok=True)
         if self.options.style != "rude":
             contract.unmark(directory)
@@ -129,18 +136,28 @@ class Trainer:
             (directory / contract.MARKER).touch()
         else:
             contract.mark_complete(directory, step=self.step)
-        self.note(event="saved", name=directory.name, state=self.state)
+        if self.options.stamp:
+            self._stamp(directory, named)
+        self.note(event="saved", name=named.name, state=self.state)
         if self.options.keep and not in_place:
             saved = sorted(self.root.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
             for old in saved[: -self.options.keep]:
                 self._remove(old)
+
+    def _stamp(self, directory: Path, named: Path) -> None:
+        """Give files the time of the clock that libfaketime shows, as a kernel with that clock would, and a directory its name."""
+        for path in directory.iterdir():
+            os.utime(path)
+        if named.exists():
+            shutil.rmtree(named)
+        directory.rename(named)
 
     def _remove(self, directory: Path) -> None:
         """As rmtree, which may take the files in any order and any time; slowly, with the marker last, if asked to."""
         if self.options.slow_removal:
             for path in sorted(directory.iterdir(), key=lambda path: (path.name == contract.MARKER, path.name)):
                 path.unlink()
-                time.sleep(0.05)
+                pause(0.05)
         shutil.rmtree(directory)
 
     def _write(self, directory: Path) -> None:
@@ -158,13 +175,13 @@ class Trainer:
             step, _, gate = rule.partition(":")
             while self.step == int(step) and not Path(gate).exists() and not self.asked:
                 contract.beat(self.step, self.options.steps, root=self.root)
-                time.sleep(0.02)
+                pause(0.02)
 
     def _hang(self) -> None:
         print("this life hangs", flush=True)
         self.note(event="hangs")
         while True:
-            time.sleep(0.05)
+            pause(0.05)
 
     def _finish(self) -> None:
         final = self.root / "final"
@@ -191,6 +208,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--linger", type=float, default=0.0, help="seconds between the save at a signal and the end")
     add("--log", action="store_true", help="write runs/deep/scalars.log")
     add("--no-final", action="store_true")
+    add("--stamp", action="store_true", help="files bear the time of a feigned clock; directories appear whole")
     add("--trace", type=Path, help="where to note what was done")
     return parser.parse_args(argv)
 
