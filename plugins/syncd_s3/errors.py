@@ -21,6 +21,10 @@ class NoRight(Denied):
     """The server says that these keys may not do this."""
 
 
+class NoKeys(Denied):
+    """There are no keys that count now; what is under way was signed by some that did."""
+
+
 class EmptyRange(NotFound):
     """A range that begins at or after an object's end."""
 
@@ -110,7 +114,7 @@ def translate(error: Exception, place: Place, key: str, what: str) -> StoreError
     if isinstance(error, boto.MetadataRetrievalError):
         return Transient(f"{place}: the machine's metadata service gave no credentials: {_short(error)}")
     if isinstance(error, (boto.CredentialRetrievalError, boto.UnauthorizedSSOTokenError, boto.SSOTokenLoadError)):
-        return Denied(f"{place}: the credentials cannot be had: {_short(error)}; mend their source")
+        return NoKeys(f"{place}: the credentials cannot be had: {_short(error)}; mend their source")
     if isinstance(error, ResponseParserError):
         return Denied(f"{place}: {NOT_S3}")
     return _no_answer(error, place)
@@ -137,7 +141,7 @@ def _answer(error: Any, place: Place, key: str, what: str) -> StoreError:
         region = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region") or "its region"
         return Denied(f"{place}: the bucket is in another region; set SYNCD_S3_REGION={region}")
     if code in _DENIED:
-        kind = NoRight if code == "AccessDenied" else Denied
+        kind = {"AccessDenied": NoRight, "ExpiredToken": NoKeys, "InvalidAccessKeyId": NoKeys}.get(code, Denied)
         return kind(said + _DENIED[code].format(key=key, operation=error.operation_name))
     if code in _SLOW or status == 429:
         return SlowDown(f"{said}{detail}")

@@ -13,7 +13,7 @@ from syncd.local.threads import alone, to_its_end
 from syncd.model.checkpoint import ranges
 from syncd.store import Gate, Source
 from syncd_s3.client import Client
-from syncd_s3.errors import Damaged, NoRight, UploadGone
+from syncd_s3.errors import Damaged, NoKeys, NoRight, UploadGone
 from syncd_s3.paths import Paths
 from syncd_s3.wire import Span
 
@@ -143,11 +143,11 @@ class Upload:
     async def _send_missing(self, upload_id: str, sent: dict[int, str]) -> None:
         """Send what is not in `sent` and add it there.
 
-        What passes ends only the taking of further parts: those under way are worth waiting for, since the next call
-        finds them stored. Any other failure stops them. One error is raised.
+        What passes, and keys that have ended, end only the taking of further parts: those under way are worth waiting
+        for, since the next call finds them stored. Any other failure stops them. One error is raised.
         """
         missing = iter([part for part in self.parts if part.number not in sent])
-        failed: list[Transient] = []
+        failed: list[Transient | NoKeys] = []
 
         async def senders() -> None:
             async with asyncio.TaskGroup() as group:
@@ -162,7 +162,7 @@ class Upload:
             raise failed[0]
 
     async def _send_some(
-        self, upload_id: str, missing: Iterator[Part], sent: dict[int, str], failed: list[Transient]
+        self, upload_id: str, missing: Iterator[Part], sent: dict[int, str], failed: list[Transient | NoKeys]
     ) -> None:
         for part in missing:
             try:
@@ -173,7 +173,7 @@ class Upload:
                     answer = await self._send("upload_part", part, urgent=bool(urgent), **about)
             except UploadGone:
                 raise
-            except Transient as error:
+            except (Transient, NoKeys) as error:
                 failed.append(error)
                 return
             sent[part.number] = answer["ETag"]
