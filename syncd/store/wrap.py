@@ -66,18 +66,36 @@ class Opening:
             await self._store.aclose()
 
 
+PRESSED = 3
+"""Times that one call is told to slow down before the store counts as away: it answers, after all."""
+
+
 class Health:
-    """What the store's last answers were: the state that is shown while it is away."""
+    """Which calls wait for the store: the state that is shown while it is away.
+
+    It is away while any call fails, and back when none does: others may succeed meanwhile, on connections that are open
+    or with rights that the failing one lacks.
+    """
 
     def __init__(self) -> None:
-        self.error: str | None = None
+        self._failing: dict[object, str] = {}
         self.retries = 0
         self.listeners: list[Callable[[str | None], None]] = []
         self.slow_listeners: list[Callable[[], None]] = []
 
-    def failed(self, error: str) -> None:
-        first, self.error = self.error is None, error
+    @property
+    def error(self) -> str | None:
+        """What failed last of what still fails; None while nothing does."""
+        return next(reversed(self._failing.values()), None)
+
+    def failed(self, call: object, error: str, *, away: bool = True) -> None:
+        """A call of this key failed, and is to be repeated. `away`: that counts already."""
         self.retries += 1
+        if not away:
+            return
+        first = not self._failing
+        self._failing.pop(call, None)
+        self._failing[call] = error
         if first:
             self._tell()
 
@@ -86,10 +104,14 @@ class Health:
         for listener in self.slow_listeners:
             listener()
 
-    def worked(self) -> None:
-        if self.error is not None:
-            self.error = None
+    def worked(self, call: object) -> None:
+        """A call was answered, if not as was hoped."""
+        if self._failing.pop(call, None) is not None and not self._failing:
             self._tell()
+
+    def given_up(self, call: object) -> None:
+        """A call is not repeated any more: that tells nothing of the store."""
+        self._failing.pop(call, None)
 
     def _tell(self) -> None:
         for listener in self.listeners:
@@ -140,27 +162,31 @@ class Retrying:
         return await self._retry(question)
 
     async def _retry(self, call: Callable[[], Awaitable[T]], *, patient: bool | None = None) -> T:
-        tries, began = 0, self._monotonic()
-        while True:
-            try:
-                result = await call()
-            except (Transient, Denied) as error:
-                if isinstance(error, Denied) and not (self.patient if patient is None else patient):
+        tries, began, this = 0, self._monotonic(), object()
+        try:
+            while True:
+                try:
+                    result = await call()
+                except (Transient, Denied) as error:
+                    if isinstance(error, Denied) and not (self.patient if patient is None else patient):
+                        raise
+                    tries += 1
+                    slowed = isinstance(error, SlowDown)
+                    self.health.failed(this, str(error), away=not slowed or tries >= PRESSED)
+                    if slowed:
+                        self.health.slowed()
+                    if self._patience is not None and self._monotonic() - began > self._patience:
+                        raise
+                    # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+                    await self._sleep(self._rng.uniform(0, min(self._longest, self._first * 2 ** min(tries - 1, 16))))
+                except StoreError:
+                    self.health.worked(this)
                     raise
-                self.health.failed(str(error))
-                if isinstance(error, SlowDown):
-                    self.health.slowed()
-                if self._patience is not None and self._monotonic() - began > self._patience:
-                    raise
-                tries += 1
-                # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-                await self._sleep(self._rng.uniform(0, min(self._longest, self._first * 2 ** min(tries - 1, 16))))
-            except StoreError:
-                self.health.worked()  # an answer, if not the hoped one
-                raise
-            else:
-                self.health.worked()
-                return result
+                else:
+                    self.health.worked(this)
+                    return result
+        finally:
+            self.health.given_up(this)
 
     async def put(self, key: str, data: bytes) -> None:
         await self._retry(lambda: self.inner.put(key, data))

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +23,12 @@ import pytest
 from syncd.testing import Fault, s3_error
 from syncd.testing.servers import Minio, free_port
 from tests.e2e.conftest import NewNode
-from tests.e2e.helpers import Node, Process, Task, until
+from tests.e2e.helpers import FAKE, SYNCD, Node, Process, Task, until
 from tests.faults.between import Between
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ALL = bool(os.environ.get("SYNCD_TEST_ALL_FAULTS"))
-AWAY = 600.0 if ALL else 20.0
+AWAY = 600.0 if ALL else 12.0
 """Seconds that the store is away."""
 WINDOW = 5.0 if ALL else 1.0
 SAVES, SIZE = 5, 4 << 20
@@ -78,9 +79,9 @@ class Store:
         self.well().proxy.choose = lambda number: Fault(answer=said)
 
     def throttling(self) -> None:
-        """Two requests of three are told to slow down."""
+        """Every second request is told to slow down."""
         numbers, said = itertools.count(), s3_error(503, "SlowDown")
-        self.well().proxy.judge = lambda head: said if next(numbers) % 3 else None
+        self.well().proxy.judge = lambda head: said if next(numbers) % 2 else None
 
 
 @pytest.fixture
@@ -146,7 +147,10 @@ def check(task: Task, node: Node, run: Measured, backlog: int) -> None:
         assert not node.events(event)
 
 
-@pytest.mark.parametrize("backlog", [1, SAVES], ids=["the newest is wanted", "all are wanted"])
+WANTED = [pytest.param(SAVES, id="all are wanted"), pytest.param(1, id="the newest is wanted")]
+
+
+@pytest.mark.parametrize("backlog", WANTED if ALL else WANTED[:1])
 def test_a_store_that_is_away_while_five_checkpoints_are_saved(
     s3_task: Task, new_node: NewNode, store: Store, tmp_path: Path, sum_up: Callable[[str, str], None], backlog: int
 ) -> None:
@@ -196,7 +200,7 @@ def test_a_store_that_asks_for_fewer_requests(
     node = new_node(
         s3_task, AWS_ENDPOINT_URL_S3=store.endpoint, SYNCD_BACKLOG=f"{SAVES}", SYNCD_KEEP="100", SYNCD_STALL_AFTER="60"
     )
-    seconds = 120.0 if ALL else 12.0
+    seconds = 120.0 if ALL else 6.0
     run = Measured(node, tmp_path, seconds / (SAVES + 1))
     store.throttling()
     run.begin.touch()
@@ -209,3 +213,41 @@ def test_a_store_that_asks_for_fewer_requests(
     sum_up("throttled", f"store throttles for {seconds:.0f} s: {words}; committed {node.committed()}")
     assert longest < seconds / 2
     check(s3_task, node, run, SAVES)
+
+
+HOSTS = "127.0.0.1 localhost\n"
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> Path:
+    """A hosts file for one node alone: what is not in it has no name server either."""
+    path, resolv = tmp_path / "hosts", tmp_path / "resolv.conf"
+    path.write_text(HOSTS + "127.0.0.1 store.test\n")
+    resolv.write_text("nameserver 127.0.0.1\n")
+    probe = subprocess.run(
+        ["unshare", "-m", "mount", "--bind", str(path), "/etc/hosts"], capture_output=True, check=False
+    )
+    if probe.returncode:
+        pytest.skip(f"a node cannot have a hosts file of its own here (root and unshare -m): {probe.stderr.decode()}")
+    return path
+
+
+def test_a_store_whose_name_cannot_be_looked_up_for_a_while(
+    s3_task: Task, new_node: NewNode, store: Store, names: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    node = new_node(s3_task, AWS_ENDPOINT_URL_S3=f"http://store.test:{store.port}", SYNCD_S3_TIMEOUT="2")
+    mounts = [f"mount --bind {names.parent / each} /etc/{each}" for each in ("hosts", "resolv.conf")]
+    inside = ["unshare", "-m", "sh", "-c", " && ".join([*mounts, 'exec "$@"']), "sh"]
+    life = node.start([*inside, SYNCD, "run", "--", *FAKE, "--steps", "6", "--hold", f"2:{gate}"])
+    node.until_committed(life, lambda steps: 2 in steps, "two commits")
+    names.write_text(HOSTS)  # in place: the node's is this very file
+    store.well()  # every connection is a new one
+    gate.touch()
+    until(lambda: any("name" in event["why"] for event in node.events("store_away")), "it says what is wrong", 30)
+    until(lambda: node.events("trainer_ended"), "training goes on to its end", 30)
+    node.alive(life, "it waits for the store")
+    names.write_text(HOSTS + "127.0.0.1 store.test\n")
+    assert life.code(90) == 0
+    assert node.committed()[-1] == 6
+    s3_task.verify()

@@ -1,5 +1,6 @@
 """The wrappers: retries that never give up while they should not, and opening at first use."""
 
+import asyncio
 import random
 
 import pytest
@@ -56,6 +57,54 @@ async def test_the_state_is_told_once_when_it_changes() -> None:
     await store.get("k")
     assert told == ["a", None]
     assert store.health.retries == 3
+
+
+async def test_it_is_away_while_any_call_fails_though_others_succeed() -> None:
+    told: list[str | None] = []
+    held = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        await held.wait()
+
+    inner = Failing(Transient("no name"))
+    store = Retrying(inner, sleep=sleep)
+    store.health.listeners.append(told.append)
+    failing = asyncio.ensure_future(store.get("k"))
+    while not told:
+        await asyncio.sleep(0)
+    await store.get("k")
+    assert (told, store.health.error) == (["no name"], "no name")
+    held.set()
+    await failing
+    assert (told, store.health.error) == (["no name", None], None)
+
+
+async def test_a_call_that_is_given_up_fails_no_more() -> None:
+    told: list[str | None] = []
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    store = Retrying(Failing(Transient("away")), sleep=sleep)
+    store.health.listeners.append(told.append)
+    failing = asyncio.ensure_future(store.get("k"))
+    while not told:
+        await asyncio.sleep(0)
+    failing.cancel()
+    await asyncio.gather(failing, return_exceptions=True)
+    assert (told, store.health.error) == (["away"], None), "nobody knows whether it is back"
+
+
+async def test_a_store_that_asks_for_fewer_requests_is_away_only_when_it_goes_on_asking() -> None:
+    told: list[str | None] = []
+    store = retrying(Failing(SlowDown("a"), SlowDown("b")), [])
+    store.health.listeners.append(told.append)
+    await store.get("k")
+    assert (told, store.health.retries) == ([], 2)
+    store = retrying(Failing(*[SlowDown("again")] * 3), [])
+    store.health.listeners.append(told.append)
+    await store.get("k")
+    assert told == ["again", None]
 
 
 async def test_denied_ends_a_start_but_is_waited_out_once_a_trainer_depends_on_us() -> None:
