@@ -1,6 +1,6 @@
 # make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
 # make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
-# make faults the whole campaigns of faults, between syncd and MinIO and by syncd chaos (over an hour); make test has a part
+# make faults the whole campaigns of faults: MinIO, zombies, clocks, keys, outages, syncd chaos (over two hours); make test has a part
 # make bench  the S3 store's transfers beside other tools'; ROUNDS=1 SIZE=256MiB for a short look
 # All do all of their set-up themselves.
 
@@ -19,7 +19,7 @@ demo: setup
 test: setup minio packages lint types imports
 	$(PY) -m pytest
 
-faults: setup minio
+faults: setup minio packages
 	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults tests/cli/test_chaos.py
 
 bench: setup minio
