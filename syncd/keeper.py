@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from syncd.decide.push import triage
+from syncd.decide.push import ahead, triage
 from syncd.errors import Corrupt, Denied, NotFound, Superseded, Torn
 from syncd.local.cache import drop_pages
 from syncd.local.completion import State
@@ -281,7 +281,7 @@ class Keeper:
         for seen in await self.root.scan():
             twin = stored.get(seen.name)
             same = twin is not None and await asyncio.to_thread(holds, self.root.path / seen.name, twin.manifest)
-            behind = newest is not None and (seen.verdict.step or 0) <= (newest.step or 0)
+            behind = newest is not None and not ahead(seen.name, seen.verdict.step, newest.name, newest.step)
             late = self._taken.get(seen.name) == mark(seen.fingerprint) if taken is not None else behind
             if same or (late and seen.verdict.state in (State.COMPLETE, State.QUIET)):
                 self.root.known[seen.name] = seen.fingerprint

@@ -90,6 +90,17 @@ def triage(waiting: Sequence[P], backlog: int) -> tuple[P | None, list[P]]:
     return (kept[0] if kept else None), list(waiting[: len(waiting) - len(kept)])
 
 
+def ahead(name: str, step: int | None, newest: str, newest_step: int | None) -> bool:
+    """Whether a checkpoint that is not the newest commit may be newer, where nothing but names and steps tells.
+
+    What stands under the newest commit's own name, and is not that, was written after it.
+
+    >>> ahead("checkpoint-4", 4, "checkpoint-6", 6), ahead("latest", None, "latest", None)
+    (False, True)
+    """
+    return name == newest or (step or 0) > (newest_step or 0)
+
+
 SHARE = 0.5
 """Part of the time between two saves that a paced upload may take: the rest is the reserve for a slower link."""
 SLOWEST = 1 << 20

@@ -40,12 +40,15 @@ APART = 26 * 3600.0
 """Seconds by which clocks differ that were set to somewhere's local time."""
 
 
+def _patience(body: HeartbeatBody) -> float:
+    return 3 * max(1.0, body.interval)
+
+
 def fresh(body: HeartbeatBody, now: float) -> bool:
     """Whether a daemon is likely alive, as far as two machines' clocks tell: to be shown, for clocks decide nothing."""
-    return body.state not in ENDED and now - body.time < 3 * max(1.0, body.interval)
+    return body.state not in ENDED and now - body.time < _patience(body)
 
 
 def doubtful(body: HeartbeatBody, now: float) -> bool:
     """Whether it takes another heartbeat to know: this one is of the future, or old as that of a wrong clock may be."""
-    age = now - body.time
-    return body.state not in ENDED and -APART < age < APART and not (age >= 0 and fresh(body, now))
+    return body.state not in ENDED and _patience(body) <= abs(now - body.time) < APART

@@ -20,6 +20,8 @@ Sleep = Callable[[float], Awaitable[None]]
 READS_AT_ONCE = 16
 LOOKS = 8
 """Looks at a heartbeat while the next one is waited for."""
+LONGEST_WAIT = 300.0
+"""Seconds that politeness is worth, however rare heartbeats are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ async def at_work(store: Store, keys: Keys, attempt: int, now: float, sleep: Sle
     body = await read_heartbeat(store, keys, attempt)
     if body is None or not doubtful(body, now):
         return body is not None and fresh(body, now)
-    seconds = 2 * max(1.0, body.interval)
+    seconds = min(LONGEST_WAIT, 2 * max(1.0, body.interval))
     log.info("waiting up to %.0f s for another heartbeat of attempt %d", seconds, attempt)
     for _ in range(LOOKS):
         await sleep(seconds / LOOKS)

@@ -44,9 +44,10 @@ async def committed(store: MemoryStore) -> list[str]:
     return sorted(key.removeprefix(prefix).removesuffix(".json") for key in store.objects if key.startswith(prefix))
 
 
+@pytest.mark.parametrize("note", [True, False])
 @pytest.mark.parametrize("off", [-HOUR, 0.0, HOUR])
 async def test_a_save_that_no_daemon_saw_is_pushed_by_the_next_whatever_the_clock_did(
-    ram_path: Path, off: float
+    ram_path: Path, off: float, note: bool
 ) -> None:
     """One directory that is written again and again has no step in its name to tell that it is newer."""
     store = MemoryStore()
@@ -63,6 +64,8 @@ async def test_a_save_that_no_daemon_saw_is_pushed_by_the_next_whatever_the_cloc
         if file.is_file():
             file.replace(node.root / "latest" / file.relative_to(source))
     dated(node.root / "latest", off)
+    if not note:
+        (node.root / ".syncd" / "taken.json").unlink()
     again = Node(store, ram_path / "a")
     await again.boot()
     await again.push_all()
@@ -187,9 +190,9 @@ async def test_of_torn_ones_the_newest_stay_though_the_clock_was_set_back(
 Beat = Callable[..., HeartbeatBody]
 
 
-def beat(time: float, seq: int = 1, state: str = "training") -> bytes:
+def beat(time: float, seq: int = 1, state: str = "training", interval: float = 30.0) -> bytes:
     return canonical.encode(
-        HeartbeatBody(task="task", attempt=1, node="n", session="s", seq=seq, time=time, interval=30.0, state=state)
+        HeartbeatBody(task="task", attempt=1, node="n", session="s", seq=seq, time=time, interval=interval, state=state)
     )
 
 
@@ -214,6 +217,21 @@ async def test_whether_another_node_is_at_work_is_seen_by_its_heartbeats_where_c
     assert waited <= 60
     if off == 0.0 and lives:
         assert waited == 0, "one whose clock agrees is known at once"
+
+
+async def test_a_clock_that_is_a_moment_ahead_and_heartbeats_that_are_rare_cost_no_long_wait() -> None:
+    store, waited = MemoryStore(), 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+
+    await store.put(KEYS.heartbeat(1), beat(1e9 + 5))
+    assert await at_work(store, KEYS, 1, 1e9, sleep)
+    assert waited == 0
+    await store.put(KEYS.heartbeat(1), beat(1e9 - 3 * HOUR, interval=HOUR))
+    assert not await at_work(store, KEYS, 1, 1e9, sleep)
+    assert waited == 300
 
 
 async def test_one_that_said_its_last_words_or_is_silent_for_days_is_not_waited_for() -> None:
