@@ -5,7 +5,6 @@ As a real clock does, it moves times of day and of files, and leaves the monoton
 
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
@@ -17,9 +16,9 @@ import pytest
 from tests.e2e.conftest import NewNode
 from tests.e2e.fake_trainer import state_after, weights
 from tests.e2e.helpers import FAKE, Node, Task, trace, until
+from tests.faults.scale import campaign
 
 pytestmark = pytest.mark.slow
-ALL = bool(os.environ.get("SYNCD_TEST_ALL_FAULTS"))
 HOUR = 3600
 SIZE = 20_000
 TRAINER = [*FAKE, "--every", "2", "--pause", "0.1", "--stamp"]
@@ -67,10 +66,10 @@ def in_order(task: Task, attempt: int) -> list[int]:
     return steps
 
 
-JUMPS = [pytest.param((-HOUR, 0), id="back and forth"), pytest.param((HOUR, 0), id="forth and back")]
-
-
-@pytest.mark.parametrize("jumps", JUMPS if ALL else JUMPS[:1])
+@pytest.mark.parametrize(
+    "jumps",
+    [pytest.param((-HOUR, 0), id="back and forth"), pytest.param((HOUR, 0), id="forth and back", marks=campaign)],
+)
 def test_a_clock_that_jumps_while_a_node_works_changes_nothing(
     s3_task: Task, new_node: NewNode, tmp_path: Path, jumps: tuple[int, int]
 ) -> None:
@@ -107,7 +106,7 @@ def test_a_clock_that_jumps_while_a_node_works_changes_nothing(
     s3_task.verify()
 
 
-@pytest.mark.parametrize("off", [-HOUR, HOUR], ids=["behind", "ahead"])
+@pytest.mark.parametrize("off", [pytest.param(-HOUR, id="behind"), pytest.param(HOUR, id="ahead", marks=campaign)])
 def test_a_node_whose_clock_is_an_hour_off_saves_and_is_followed(
     s3_task: Task, new_node: NewNode, off: int, tmp_path: Path
 ) -> None:
@@ -144,7 +143,7 @@ def test_the_time_in_which_a_node_stood_still_is_no_stall(file_task: Task, new_n
     assert in_order(file_task, 1)[-1] == 8
 
 
-@pytest.mark.skipif(not ALL, reason="a part of make faults alone: it takes long")
+@campaign
 def test_a_clock_that_is_set_again_and_again(
     s3_task: Task, new_node: NewNode, rng: random.Random, tmp_path: Path
 ) -> None:

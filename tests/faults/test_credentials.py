@@ -4,7 +4,6 @@ Real temporary keys of MinIO's STS; a proxy before it refuses those that a test 
 """
 
 import json
-import os
 import re
 import threading
 import time
@@ -25,6 +24,7 @@ from tests.e2e.conftest import NewNode
 from tests.e2e.fake_trainer import state_after, weights
 from tests.e2e.helpers import FAKE, Node, Task, until
 from tests.faults.between import Between
+from tests.faults.scale import ALL, campaign
 
 pytestmark = pytest.mark.slow
 PARTS = 6
@@ -187,7 +187,7 @@ TRAINER = [*FAKE, "--steps", "1", "--size", f"{SIZE}", "--no-final"]
 SOURCES = ["a container's agent", "a profile's file", "files of a mounted secret"]
 
 
-@pytest.mark.parametrize("source", SOURCES if os.environ.get("SYNCD_TEST_ALL_FAULTS") else SOURCES[:1])
+@pytest.mark.parametrize("source", SOURCES if ALL else SOURCES[:1])
 def test_keys_that_end_in_the_midst_of_a_file_are_replaced_and_it_goes_on(
     s3_task: Task, new_node: NewNode, between: Between, bouncer: Bouncer, mint: Callable[[], Keys], tmp_path: Path,
     source: str,
@@ -226,6 +226,7 @@ def test_keys_that_stay_expired_are_waited_for(
     check(s3_task, node, bouncer)
 
 
+@campaign
 def test_keys_that_are_always_about_to_end_do(
     s3_task: Task, new_node: NewNode, between: Between, bouncer: Bouncer, mint: Callable[[], Keys]
 ) -> None:

@@ -8,7 +8,6 @@ store: machines are noisy. `make faults` takes the store away for ten minutes, a
 import contextlib
 import itertools
 import json
-import os
 import signal
 import socket
 import statistics
@@ -25,9 +24,9 @@ from syncd.testing.servers import Minio, free_port
 from tests.e2e.conftest import NewNode
 from tests.e2e.helpers import FAKE, SYNCD, Node, Process, Task, until
 from tests.faults.between import Between
+from tests.faults.scale import ALL, campaign
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-ALL = bool(os.environ.get("SYNCD_TEST_ALL_FAULTS"))
 AWAY = 600.0 if ALL else 12.0
 """Seconds that the store is away."""
 WINDOW = 5.0 if ALL else 1.0
@@ -194,13 +193,14 @@ def test_a_store_that_is_away_while_five_checkpoints_are_saved(
     check(s3_task, node, run, backlog)
 
 
+@campaign
 def test_a_store_that_asks_for_fewer_requests(
     s3_task: Task, new_node: NewNode, store: Store, tmp_path: Path, sum_up: Callable[[str, str], None]
 ) -> None:
     node = new_node(
         s3_task, AWS_ENDPOINT_URL_S3=store.endpoint, SYNCD_BACKLOG=f"{SAVES}", SYNCD_KEEP="100", SYNCD_STALL_AFTER="60"
     )
-    seconds = 120.0 if ALL else 6.0
+    seconds = 120.0
     run = Measured(node, tmp_path, seconds / (SAVES + 1))
     store.throttling()
     run.begin.touch()
@@ -232,6 +232,7 @@ def names(tmp_path: Path) -> Path:
     return path
 
 
+@campaign
 def test_a_store_whose_name_cannot_be_looked_up_for_a_while(
     s3_task: Task, new_node: NewNode, store: Store, names: Path, tmp_path: Path
 ) -> None:

@@ -31,10 +31,10 @@ from tests.e2e.conftest import NewNode
 from tests.e2e.fake_trainer import state_after, weights
 from tests.e2e.helpers import FAKE, Bucket, Process, Task, until
 from tests.faults.between import Between
+from tests.faults.scale import ALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-ALL = bool(os.environ.get("SYNCD_TEST_ALL_FAULTS"))
-ROUNDS = 200 if ALL else 5
+ROUNDS = 200 if ALL else 4
 SEED = int(os.environ.get("SYNCD_TEST_SEED") or 1)
 BOUND = 30.0
 """Seconds within which a zombie must have left; it asks every second, and a machine that is busy is slow."""
