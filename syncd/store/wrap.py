@@ -73,8 +73,8 @@ PRESSED = 3
 class Health:
     """Which calls wait for the store: the state that is shown while it is away.
 
-    It is away while any call fails, and back when none does: others may succeed meanwhile, on connections that are open
-    or with rights that the failing one lacks.
+    It is away once a call fails, and back when one that failed is answered. Others that are answered meanwhile tell
+    nothing: they have connections that are open, or rights that the failing one lacks.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,8 @@ class Health:
 
     def worked(self, call: object) -> None:
         """A call was answered, if not as was hoped."""
-        if self._failing.pop(call, None) is not None and not self._failing:
+        if call in self._failing:
+            self._failing.clear()  # the others may only be pausing; they are back here if they fail once more
             self._tell()
 
     def given_up(self, call: object) -> None:

@@ -182,7 +182,7 @@ def test_a_store_that_is_away_while_five_checkpoints_are_saved(
     assert not node.committed()
     store.well()
     until(lambda: (node.committed() or [0])[-1] == SAVES, "the newest is committed", 120)
-    assert node.events("store_back")
+    until(lambda: node.events("store_back"), "it says that the store is back")
     assert run.finish() == 0
     words, longest = run.told()
     print(words)

@@ -79,6 +79,26 @@ async def test_it_is_away_while_any_call_fails_though_others_succeed() -> None:
     assert (told, store.health.error) == (["no name", None], None)
 
 
+async def test_it_is_back_when_one_that_failed_is_answered_though_others_pause() -> None:
+    told: list[str | None] = []
+    pausing = asyncio.Event()
+    pauses = iter([pausing.wait, lambda: asyncio.sleep(0)])
+
+    async def sleep(seconds: float) -> None:
+        await next(pauses)()
+
+    store = Retrying(Failing(Transient("a"), Transient("b")), sleep=sleep)
+    store.health.listeners.append(told.append)
+    first = asyncio.ensure_future(store.get("k"))
+    while not told:
+        await asyncio.sleep(0)
+    await store.get("k")
+    assert (told, store.health.error) == (["a", None], None)
+    pausing.set()
+    await first
+    assert told == ["a", None]
+
+
 async def test_a_call_that_is_given_up_fails_no_more() -> None:
     told: list[str | None] = []
 
