@@ -18,7 +18,7 @@ from tests.e2e.fake_trainer import state_after, weights
 from tests.e2e.helpers import FAKE, Node, Task, trace, until
 from tests.faults.scale import campaign
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 HOUR = 3600
 SIZE = 20_000
 TRAINER = [*FAKE, "--every", "2", "--pause", "0.1", "--stamp"]

@@ -26,7 +26,7 @@ from tests.e2e.helpers import FAKE, Node, Task, until
 from tests.faults.between import Between
 from tests.faults.scale import ALL, campaign
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PARTS = 6
 SIZE = PARTS * RANGE - 1000
 UNDER_WAY = 4
