@@ -193,15 +193,11 @@ class Daemon:
             await self._restart()
 
     async def _asked_to_end(self) -> int:
-        self._see_overtaken()
-        return await self._drain(LEAVE)
-
-    def _see_overtaken(self) -> None:
-        """Raise `Superseded` or `AlreadyDone` where that, and nobody's signal, is why we end."""
         if self.stop.reason == "superseded":
             raise Superseded(self.stop.text)
         if self.stop.reason == "done":
             raise AlreadyDone
+        return await self._drain(LEAVE)
 
     def _may_restart(self, ended: Exit) -> bool:
         if self.beside.took_new_checkpoint():
