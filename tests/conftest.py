@@ -3,7 +3,7 @@
 import os
 import random
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,20 @@ def _shown(item: pytest.Item, report: pytest.TestReport) -> list[str]:
         arguments = getattr(item, "funcargs", {})
         texts |= documents([arguments[name] for name in ("tmp_path", "ram_path") if name in arguments])
     return leaks(texts)
+
+
+_SUMMARY = pytest.StashKey[dict[str, str]]()
+
+
+@pytest.fixture(scope="session")
+def sum_up(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
+    """`sum_up(name, line)`: what a campaign has to say, shown at the end of the run; the last line of each name."""
+    return pytestconfig.stash.setdefault(_SUMMARY, {}).__setitem__
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(_SUMMARY, {}).values():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

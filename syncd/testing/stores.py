@@ -5,7 +5,7 @@ import asyncio
 from syncd.store import Store
 from syncd.store.around import Around, FlakyStore
 
-__all__ = ["MUTATIONS", "Around", "CrashingStore", "FlakyStore", "NodeDied", "SlowStore"]
+__all__ = ["EVERY", "MUTATIONS", "Around", "CrashingStore", "FlakyStore", "NodeDied", "SlowStore"]
 
 
 class NodeDied(BaseException):
@@ -13,29 +13,31 @@ class NodeDied(BaseException):
 
 
 MUTATIONS = frozenset({"put", "create", "upload", "delete"})
+EVERY = MUTATIONS | {"get", "fetch", "list"}
 
 
 class CrashingStore(Around):
     """Dies at mutation number `at` (from 0): just before it takes effect, or (`late`) just after, unanswered.
 
-    Once dead, every further call dies too: the process is gone. `mutations` counts those that were reached.
+    Once dead, every further call dies too: the process is gone. `mutations` counts those that were reached; `verbs`:
+    what counts as one (`EVERY` for the calls that only read, too).
     """
 
-    def __init__(self, inner: Store, at: int, *, late: bool = False) -> None:
+    def __init__(self, inner: Store, at: int, *, late: bool = False, verbs: frozenset[str] = MUTATIONS) -> None:
         super().__init__(inner)
-        self.at, self.late, self.mutations, self.dead = at, late, 0, False
+        self.at, self.late, self.mutations, self.dead, self.verbs = at, late, 0, False, verbs
 
     async def before(self, verb: str, key: str) -> None:
         if self.dead:
             raise NodeDied
-        if verb in MUTATIONS:
+        if verb in self.verbs:
             if self.mutations == self.at and not self.late:
                 self.dead = True
                 raise NodeDied
             self.mutations += 1
 
     async def after(self, verb: str, key: str) -> None:
-        if verb in MUTATIONS and self.late and self.mutations > self.at:
+        if verb in self.verbs and self.late and self.mutations > self.at:
             self.dead = True
         if self.dead:
             raise NodeDied

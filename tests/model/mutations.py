@@ -1,0 +1,374 @@
+"""The real code without one rule of DESIGN.md at a time: what a test that cannot see the difference is worth nothing for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from syncd import keeper
+from syncd.decide import retain as decide_retain
+from syncd.decide.choose import candidates
+from syncd.decide.retain import Delete
+from syncd.model.attempt import LineItem
+from syncd.model.checkpoint import Committed
+from syncd.model.keys import Keys
+from syncd.model.names import is_final
+from syncd.move import close, finish, objects, push, restore, retain, start
+from syncd.move.objects import Owner, Standing, standing
+from syncd.move.start import Choice
+from syncd.store import Fetched, Store
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A rule taken out for as long as the stack stands, and what must happen, beside nodes that start, push and pause."""
+
+    mutate: Callable[[ExitStack], None]
+    kinds: frozenset[str]
+    three: bool
+    """Whether it takes three nodes that overlap to see the difference."""
+
+
+MUTATIONS: dict[str, Mutation] = {}
+
+
+def without(
+    rule: str, *kinds: str, three: bool = False
+) -> Callable[[Callable[[ExitStack], None]], Callable[[ExitStack], None]]:
+    def note(mutate: Callable[[ExitStack], None]) -> Callable[[ExitStack], None]:
+        MUTATIONS[rule] = Mutation(mutate, frozenset(kinds), three)
+        return mutate
+
+    return note
+
+
+@contextmanager
+def mutated(rule: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        MUTATIONS[rule].mutate(stack)
+        yield
+
+
+def swap(stack: ExitStack, place: object, name: str, other: object) -> None:
+    stack.enter_context(mock.patch.object(place, name, other))
+
+
+async def put_and_believe(store: Store, key: str, data: bytes) -> bool:
+    await store.put(key, data)
+    return True
+
+
+@without("CREATE_ONLY_CLAIM")
+def claims_by_plain_puts(stack: ExitStack) -> None:
+    create_once = start.create_once
+
+    async def careless(store: Store, key: str, data: bytes) -> bool:
+        put = put_and_believe if key.endswith("/attempt.json") else create_once
+        return await put(store, key, data)
+
+    async def unseen(store: Store, key: str, data: bytes) -> None:
+        return None
+
+    swap(stack, start, "create_once", careless)
+    swap(stack, start, "_see_refusal", unseen)
+
+
+@without("NONCE")
+def takes_any_object_for_its_own(stack: ExitStack) -> None:
+    async def create_once(store: Store, key: str, data: bytes) -> bool:
+        with suppress(objects.Exists):
+            await store.create(key, data)
+        return True
+
+    for place in (start, finish, push, close):
+        swap(stack, place, "create_once", create_once)
+
+
+@without("CLAIM_THEN_CHOOSE")
+def chooses_before_it_claims(stack: ExitStack) -> None:
+    claim, choose = start.claim, start.choose
+    chosen: dict[str, Choice] = {}
+
+    async def choose_and_claim(store: Store, keys: Keys, **how: Any) -> Owner:
+        choice = await choose(store, keys, (await standing(store, keys)).newest + 1)
+        owner = await claim(store, keys, **how)
+        chosen[owner.nonce] = choice
+        return owner
+
+    begin = start.start
+
+    async def start_as_chosen(store: Store, owner: Owner, *args: Any) -> Any:
+        async def as_chosen(store: Store, keys: Keys, below: int) -> Choice:
+            return chosen.pop(owner.nonce, None) or await choose(store, keys, below)
+
+        run = _with_globals(begin, choose=as_chosen)
+        return await run(store, owner, *args)
+
+    swap(stack, keeper, "claim", choose_and_claim)
+    swap(stack, keeper, "start", start_as_chosen)
+
+
+def _with_globals(function: Callable[..., Any], **names: object) -> Callable[..., Any]:
+    """The function as it would be if its module had these names."""
+    return type(function)(function.__code__, {**function.__globals__, **names}, function.__name__)  # type: ignore[attr-defined]
+
+
+@without("FENCE_AT_START", three=True)
+def starts_without_looking_for_newer_attempts(stack: ExitStack) -> None:
+    async def fence(store: Store, owner: Owner) -> Standing:
+        return Standing((owner.attempt,), False)
+
+    swap(stack, start, "fence", fence)
+
+
+@without("RECHECK", three=True)
+def never_looks_again_at_the_passed(stack: ExitStack) -> None:
+    async def appeared(*args: object) -> bool:
+        return False
+
+    swap(stack, start, "_appeared", appeared)
+
+
+@without("RESUME_RECORD", three=True)
+def chooses_from_all_manifests_below(stack: ExitStack) -> None:
+    async def choose(store: Store, keys: Keys, below: int) -> Choice:
+        found: list[LineItem] = []
+        for number in range(below - 1, 0, -1):
+            found += candidates((await objects.read_commits(store, keys, number)).good, ())
+        return Choice(below - 1, tuple(found), ())
+
+    swap(stack, start, "choose", choose)
+
+
+@without("RECORD_THE_TRUTH", "damage")
+def records_what_was_hoped_for(stack: ExitStack) -> None:
+    def line_to_record(tried: list[LineItem], chosen: int | None) -> tuple[str, ...]:
+        return tuple(str(item) for item in tried)
+
+    swap(stack, start, "line_to_record", line_to_record)
+
+
+@without("RECORD_BEFORE_TRAIN")
+def trains_without_a_record(stack: ExitStack) -> None:
+    async def put_record(store: Store, owner: Owner, record: object) -> None:
+        return None
+
+    swap(stack, start, "put_record", put_record)
+
+
+@without("OWNER_CHECK")
+def deletes_without_asking(stack: ExitStack) -> None:
+    swap(stack, retain, "fence", standing_alone)
+
+
+async def standing_alone(store: Store, owner: Owner) -> Standing:
+    found = await standing(store, owner.keys)
+    return Standing(tuple(each for each in found.attempts if each <= owner.attempt), False)
+
+
+@without("CHECK_AFTER_COMMIT", "damage", three=True)
+def asks_for_leave_before_the_commit(stack: ExitStack) -> None:
+    fence = retain.fence
+    leave: dict[str, Standing] = {}
+
+    async def once(store: Store, owner: Owner) -> Standing:
+        """The leave that was given after the commit before."""
+        known = leave.get(owner.nonce)
+        leave[owner.nonce] = known or await fence(store, owner)
+        return leave[owner.nonce]
+
+    swap(stack, retain, "fence", once)
+
+
+@without("KEEP_TWO", "damage")
+def keeps_one(stack: ExitStack) -> None:
+    plan = decide_retain.plan_retention
+
+    def plan_one(attempt: int, found: Any, line: Any, keep: int, *more: Any) -> list[Delete]:
+        return plan(attempt, found, line, 1, *more)
+
+    swap(stack, decide_retain, "KEEP_AT_LEAST", 1)
+    swap(stack, retain, "plan_retention", plan_one)
+
+
+@without("RETAIN_LINEAGE", "damage", three=True)
+def counts_what_is_outside_the_line(stack: ExitStack) -> None:
+    plan = decide_retain.plan_retention
+
+    def plan_all(attempt: int, found: Any, line: list[LineItem], *more: Any) -> list[Delete]:
+        """By attempt, newest first, whoever made them."""
+        own = [item for item in line if item.attempt == attempt]
+        others = [
+            LineItem(each.attempt, each.commit, "")
+            for each in reversed(found)
+            if each.manifest and each.attempt < attempt and not is_final(each.commit)
+        ]
+        return plan(attempt, found, own + others, *more)
+
+    swap(stack, retain, "plan_retention", plan_all)
+
+
+@without("MANIFEST_FIRST")
+def deletes_files_first(stack: ExitStack) -> None:
+    carry_out = retain.carry_out
+
+    async def backwards(store: Store, steps: list[Delete]) -> None:
+        for step in reversed(steps):
+            await carry_out(store, [step])
+
+    swap(stack, retain, "carry_out", backwards)
+
+
+@without("GC_AFTER_RECORD")
+def removes_orphans_before_the_record(stack: ExitStack) -> None:
+    put_record = start.put_record
+
+    async def clean_then_record(store: Store, owner: Owner, record: Any) -> None:
+        listing = [entry.key for entry in await store.list(owner.keys.top)]
+        for each in decide_retain.group(owner.keys, listing):
+            for key in each.files if each.manifest is None and each.attempt < owner.attempt else ():
+                await store.delete(key)
+        await put_record(store, owner, record)
+
+    swap(stack, start, "put_record", clean_then_record)
+
+
+@without("GC_LOWER_ONLY")
+def takes_a_successors_upload_for_orphans(stack: ExitStack) -> None:
+    plan = decide_retain.plan_retention
+
+    def plan_higher(attempt: int, found: Any, *more: Any) -> list[Delete]:
+        higher = [each for each in found if each.attempt > attempt and each.manifest is None]
+        return plan(attempt, found, *more) + [Delete(key, "higher") for each in higher for key in each.files]
+
+    fence = retain.fence
+
+    async def passes(store: Store, owner: Owner) -> Standing:
+        """A leave that was given just before the successor's claim: the plan is made from a later listing."""
+        try:
+            return await fence(store, owner)
+        except start.Superseded:
+            return await standing_alone(store, owner)
+
+    swap(stack, retain, "plan_retention", plan_higher)
+    swap(stack, retain, "fence", passes)
+
+
+@without("VERIFY", "damage")
+def believes_what_comes(stack: ExitStack) -> None:
+    def believes(*anything: object) -> bool:
+        return True
+
+    async def fetch_unsummed(store: Store, key: str, offset: int, length: int, fd: int) -> Fetched:
+        data = await store.get(key, offset, length)
+        data = data.ljust(length, b"?")
+        return Fetched(restore.os.pwrite(fd, data[:length], offset))
+
+    class Unsummed:
+        def __init__(self, inner: Store) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
+            return await fetch_unsummed(self.inner, key, offset, length, fd)
+
+    download = restore.download
+
+    async def careless(store: Store, *args: Any, **more: Any) -> None:
+        await download(Unsummed(store), *args, **more)  # type: ignore[arg-type]
+
+    swap(stack, restore, "range_matches", believes)
+    swap(stack, restore, "sealed", believes)
+    swap(stack, restore, "download", careless)
+
+
+@without("NEXT_FREE_NAME", "back")
+def uploads_over_its_own_commit(stack: ExitStack) -> None:
+    def free_name(name: str, used: object, begun: object = ()) -> str:
+        return name
+
+    swap(stack, push, "free_name", free_name)
+
+
+@without("ORDER_BY_NUMBER", "back")
+def takes_the_highest_step_for_the_newest(stack: ExitStack) -> None:
+    def by_step(commits: Any, line: Any) -> list[LineItem]:
+        own: list[Committed] = sorted(commits, key=lambda found: found.manifest.step or 0, reverse=True)
+        items = [found.item for found in own if not is_final(found.commit)]
+        return items + [item for item in line if item not in items]
+
+    swap(stack, start, "candidates", by_step)
+
+
+@without("FINAL_IN_ATTEMPT", "finish")
+def writes_the_final_beside_the_attempts(stack: ExitStack) -> None:
+    files = Keys.files
+
+    def shared(keys: Keys, attempt: int, commit: str) -> str:
+        return f"{keys.attempt(1)}{commit}/" if is_final(commit) else files(keys, attempt, commit)
+
+    def shared_file(keys: Keys, attempt: int, commit: str, path: str) -> str:
+        return shared(keys, attempt, commit) + path
+
+    swap(stack, Keys, "files", shared)
+    swap(stack, Keys, "file", shared_file)
+
+
+@without("DONE_CREATE_ONLY", "finish")
+def replaces_the_result(stack: ExitStack) -> None:
+    swap(stack, finish, "create_once", put_and_believe)
+
+
+@without("KEEP_FINALS", "finish")
+def deletes_finals_of_others(stack: ExitStack) -> None:
+    swap(stack, decide_retain, "is_final", lambda commit: False)
+
+
+@without("DONE_STOPS", "finish")
+def starts_although_the_task_is_done(stack: ExitStack) -> None:
+    async def never_done(store: Store, keys: Keys) -> Standing:
+        return Standing((await standing(store, keys)).attempts, False)
+
+    for place in (start, keeper):
+        swap(stack, place, "standing", never_done)
+
+
+# ---- rules that the real code adds
+
+
+@without("CLOSE_BEFORE_DELETE", "finish")
+def deletes_without_closing(stack: ExitStack) -> None:
+    async def nobody_ended(store: Store, owner: Owner, attempts: object) -> int:
+        return 0
+
+    swap(stack, retain, "close_lower", nobody_ended)
+
+
+@without("CLOSE_BEFORE_RESULT", "finish")
+def names_its_newest_without_closing(stack: ExitStack) -> None:
+    async def not_closed(store: Store, owner: Owner) -> None:
+        return None
+
+    swap(stack, keeper, "close_own", not_closed)
+
+
+@without("HELD_STILL", "trainer", "back")
+def commits_what_did_not_hold_still(stack: ExitStack) -> None:
+    """I6."""
+
+    def anything(*args: object) -> None:
+        return None
+
+    swap(stack, push, "_held_still", anything)
+    swap(stack, push, "_all_still", anything)
+    swap(stack, push.Pin, "open", _open_anyhow)
+
+
+def _open_anyhow(pin: Any, path: str) -> int:
+    from syncd.local.tree import open_beneath, opened
+
+    with opened(pin.base) as base:
+        return open_beneath(base, path)
