@@ -19,7 +19,7 @@ demo: setup
 test: setup minio packages lint types imports
 	$(PY) -m pytest
 
-faults: setup minio
+faults: setup minio packages
 	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults
 
 bench: setup minio
@@ -56,9 +56,10 @@ setup: .venv/ready
 minio:
 	@tests/tools/get-minio
 
-# a broker, a checker and a third shell for the tests, by apt where they are absent and we are root
+# a broker, a checker, a third shell and a library of faults for the tests, by apt where they are absent and we are root
 packages:
 	@for name in mosquitto shellcheck busybox; do tests/tools/get-package $$name; done
+	@tests/tools/get-package fiu-utils fiu-run
 
 constraints:  ## renew the pins
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate --no-header \

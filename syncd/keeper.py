@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import triage
-from syncd.errors import Corrupt, NotFound, Superseded, Torn
+from syncd.errors import Corrupt, Denied, NotFound, Superseded, Torn, Unreadable
 from syncd.local.cache import drop_pages
 from syncd.local.completion import State
 from syncd.local.lock import identity
@@ -29,6 +29,8 @@ from syncd.move.start import AlreadyDone, claim, start
 from syncd.store import Gate, Store
 
 EndWriter = Callable[[], Awaitable[None]]
+FINAL_PAUSE = 2.0
+"""Seconds until a result is tried again that moved, or could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Keeper:
     commits: list[Committed] = field(default_factory=list, init=False)
     _families: set[str] = field(default_factory=set, init=False)
     _warm: str | None = field(default=None, init=False)
+    _may_not_delete: bool = field(default=False, init=False)
 
     # ---- begin
 
@@ -161,6 +164,13 @@ class Keeper:
         used, begun = await disk.names_in_use(self.store, self.owner, found.commits)
         await self.root.take_up(used)
         self._open_pusher(used | {pin.commit for pin in self.root.waiting if pin.commit}, begun)
+
+    async def renew(self) -> None:
+        """The root was emptied while its attempt is ours: the pins are gone, and the attempt's note is written again."""
+        assert self.owner
+        self.root.waiting.clear()
+        await self.root.clear_pins()
+        await asyncio.to_thread(disk.write_note, self.root.path, self.store_url, self.owner, families=self._families)
 
     async def lost(self) -> bool:
         """Whether no local checkpoint of this attempt's is left, though its line has some."""
@@ -286,16 +296,32 @@ class Keeper:
         pin, dropped = triage(self.root.waiting, self.backlog)
         if pin:
             self.root.waiting.remove(pin)  # before any await: a look may pin the same name anew
-        for old in dropped:
-            await self.root.let_go(old)
-            self.say("checkpoint_skipped", checkpoint=old.name, step=old.step, why="a newer one waits")
+        await self.skip(dropped, "a newer one waits")
         return await self._push(pin) if pin else None
+
+    async def skip_superseded(self) -> None:
+        """Let go of what waits in vain: a push that takes long (a store that is away) must not let pins pile up (I8)."""
+        await self.skip(triage(self.root.waiting, self.backlog)[1], "a newer one waits")
+
+    async def skip(self, dropped: Sequence[Pin], why: str) -> None:
+        """Let go of pins that wait, told with the reason."""
+        ours = [pin for pin in dropped if pin in self.root.waiting]
+        for old in ours:
+            self.root.waiting.remove(old)  # all of them before any await: nobody else skips them too
+        for old in ours:
+            self.say("checkpoint_skipped", checkpoint=old.name, step=old.step, why=why)
+            await self.root.let_go(old)
 
     async def _push(self, pin: Pin) -> Committed | None:
         began = self.monotonic()
         self.pushing = pin
         try:
+            await self._note_family(pin.name)
             found = await self.pusher.push(pin, self._assign)
+        except Unreadable as error:
+            self.root.not_read(pin, str(error))
+            await self.root.let_go(pin)
+            return None
         except Torn as error:
             self.root.forget(pin)
             self.say("checkpoint_torn", checkpoint=pin.name, why=str(error))
@@ -307,7 +333,6 @@ class Keeper:
         finally:
             self.pushing = None
         self.commits.append(found)
-        await self._note_family(pin.name)
         await self.root.let_go(pin)
         if self._warm not in (None, pin.name):
             await asyncio.to_thread(drop_pages, self.root.path / str(self._warm))
@@ -328,9 +353,9 @@ class Keeper:
         """Keep on the disk which kinds of names are this attempt's."""
         assert self.owner
         if family(name) not in self._families:
-            self._families.add(family(name))
-            path, url = self.root.path, self.store_url
-            await asyncio.to_thread(disk.write_note, path, url, self.owner, families=self._families)
+            path, url, families = self.root.path, self.store_url, self._families | {family(name)}
+            await asyncio.to_thread(disk.write_note, path, url, self.owner, families=families)
+            self._families = families
 
     def _assign(self, pin: Pin, commit: str, number: int) -> Pin:
         self.pushing = self.root.pins.assign(pin, commit, number)
@@ -350,11 +375,23 @@ class Keeper:
         return own[-1] if own else self.restored
 
     async def clean_up(self) -> int:
-        """Retention: to be called after a commit. Returns the objects deleted. Raises `Superseded`, `AlreadyDone`."""
+        """Retention: to be called after a commit. Returns the objects deleted. Raises `Superseded`, `AlreadyDone`.
+
+        Keys that may not delete are no trouble of the commit's: told once, until a deletion works.
+        """
         assert self.owner
         steps = await retain.plan(self.store, self.owner, self.line, self.keep)
-        await retain.carry_out(self.store, steps)
+        try:
+            await retain.carry_out(self.store, steps)
+        except Denied as error:
+            if not self._may_not_delete:
+                self._may_not_delete = True
+                self.say(
+                    "not_deleted", why=f"{error}; or let a lifecycle rule of the store do it: more than SYNCD_KEEP stay"
+                )
+            return 0
         if steps:
+            self._may_not_delete = False
             self.say("deleted", objects=len(steps))
         return len(steps)
 
@@ -408,8 +445,12 @@ class Keeper:
             if same:
                 return stored[-1]
             pin = await self.root.pin(seen)
-            if pin is None:
-                return None
-            self.root.waiting.remove(pin)
-            if found := await self._push(pin):
-                return found
+            if pin is None and self.root.known.get(FINAL) == seen.fingerprint:
+                return None  # refused: it will never be carried
+            if pin:
+                self.root.waiting.remove(pin)
+                if found := await self._push(pin):
+                    return found
+            await asyncio.sleep(
+                FINAL_PAUSE
+            )  # it moves, or cannot be read: both are told, and a result is worth waiting for

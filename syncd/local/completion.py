@@ -19,6 +19,8 @@ class State(Enum):
     """Not this rule's business."""
     TORN = "torn"
     """A checkpoint of this kind, not finished (or never to be)."""
+    HIDDEN = "hidden"
+    """A checkpoint of this kind that this user may not read: nobody can say whether it is finished."""
     QUIET = "quiet"
     """Finished if nobody writes any more: complete once unchanged for `SYNCD_QUIET` seconds, or its writer is gone."""
     COMPLETE = "complete"
@@ -69,7 +71,11 @@ class MarkerRule:
     def judge(self, view: View) -> Verdict:
         for marker in self.markers:
             if marker in view.files:
-                if lacking := _lacking(view, marker):
+                try:
+                    lacking = _lacking(view, marker)
+                except PermissionError:
+                    return Verdict(State.HIDDEN, marker, step_of(view.name))
+                if lacking:
                     return Verdict(State.TORN, f"{marker} lists {lacking}, which is not there so", step_of(view.name))
                 return Verdict(State.COMPLETE, f"has {marker}", step_of(view.name))
         if view.marked:
@@ -80,12 +86,14 @@ class MarkerRule:
 def _lacking(view: View, marker: str) -> str | None:
     """A file that the marker lists and that is not there with its size: a rotation is removing the directory.
 
-    A marker without a list (empty, or another trainer's) stands for itself.
+    A marker without a list (empty, or another trainer's) stands for itself. Raises PermissionError.
     """
     if not view.files[marker].size:
         return None
     try:
         said = json.loads(view.read(marker, _MOST_JSON))
+    except PermissionError:
+        raise
     except (OSError, Torn):
         return marker
     except (ValueError, RecursionError):
@@ -120,6 +128,8 @@ class HuggingFaceRule:
         step = int(found[1])
         try:
             missing = self._missing(view, step)
+        except PermissionError as error:
+            return Verdict(State.HIDDEN, str(error.filename or ""), step)
         except (OSError, Torn, ValueError, RecursionError) as error:
             missing = f"unreadable: {error}"
         return Verdict(State.TORN, missing, step) if missing else Verdict(State.QUIET, "whole by structure", step)
@@ -177,12 +187,12 @@ CORE_RULES: tuple[Rule, ...] = (MarkerRule(), HuggingFaceRule())
 
 
 def judge(view: View, rules: Sequence[Rule]) -> tuple[Verdict, str]:
-    """The most favourable verdict with its rule's name: a complete beats a quiet beats a torn.
+    """The most favourable verdict with its rule's name: a complete beats a quiet beats a hidden beats a torn.
 
     A sentinel that says "incomplete" beats them all: a marker may be left over from the save before.
     """
     if SENTINEL in view.files:
         return Verdict(State.TORN, f"{SENTINEL} is there", step_of(view.name)), "sentinel"
-    order = [State.OTHER, State.TORN, State.QUIET, State.COMPLETE]
+    order = [State.OTHER, State.TORN, State.HIDDEN, State.QUIET, State.COMPLETE]
     answers = [(rule.judge(view), rule.name) for rule in rules]
     return max(answers, key=lambda answer: order.index(answer[0].state), default=(OTHER, ""))

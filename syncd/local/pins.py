@@ -6,13 +6,15 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from msgspec import Struct
 
-from syncd.errors import Corrupt, Refused, Torn
+from syncd.errors import Corrupt, Refused, Torn, Unreadable
 from syncd.local.scan import Seen
 from syncd.local.tree import (
     OWN,
@@ -25,6 +27,7 @@ from syncd.local.tree import (
     opened_below,
     sync_dir,
 )
+from syncd.local.trouble import OWN_DISK, RIGHTS, unreadable, whose
 from syncd.model import canonical
 from syncd.model.names import check_checkpoint_name, check_path
 
@@ -71,12 +74,24 @@ class Pin:
     def bytes(self) -> int:
         return sum(each.size for each in self.files.values())
 
+    @property
+    def place(self) -> Path:
+        """Where the trainer wrote it."""
+        return self.path.parents[2] / self.name
+
+    @property
+    def linked(self) -> bool:
+        """Whether the files are held by links; else a rotation can take them away."""
+        return self.base == self.path / "files"
+
     def open(self, path: str) -> int:
-        """Open one of its files and see that it is what was pinned. Raises `Torn`. Blocks."""
+        """Open one of its files and see that it is what was pinned. Raises `Torn`, or `Unreadable`. Blocks."""
         try:
             with opened(self.base) as base:
                 fd = open_beneath(base, path)
         except OSError as error:
+            if error.errno in RIGHTS or error.errno in OWN_DISK:
+                raise Unreadable(unreadable(self.place / path, error)) from None
             raise Torn(f"{self.name}/{path}: {error.strerror}") from None
         if not Identity.of(os.fstat(fd)).same_content(self.files[path]):
             os.close(fd)
@@ -90,6 +105,7 @@ class Pins:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.home = root / OWN / "pins"
+        self._refused = 0
 
     def load(self) -> list[Pin]:
         """The pins that an earlier daemon left, oldest first; unfinished and changed ones are removed. Blocks."""
@@ -104,8 +120,12 @@ class Pins:
         return found
 
     def take(self, seen: Seen) -> Pin:
-        """Pin a finished checkpoint. Raises `Torn` when it changes meanwhile, `Refused` for what is never carried (I9)."""
+        """Pin a finished checkpoint. Raises `Torn` when it changes meanwhile, `Unreadable` for what this user may not read,
+        `Refused` for what is never carried (I9), and OSError where our own disk does not take the pin."""
         check(seen.name, seen.files)
+        for name, each in seen.files.items():
+            if stat.S_ISDIR(each.mode):  # one that could not be looked into
+                raise Unreadable(unreadable(self.root / seen.name / name, PermissionError(errno.EACCES, "")))
         number = 1 + max((int(path.name) for path in self.home.iterdir() if path.name.isdigit()), default=0)
         path = self.home / f"{number:06d}"
         (path / "files").mkdir(parents=True)
@@ -131,9 +151,33 @@ class Pins:
         return assigned
 
     def drop(self, pin: Pin) -> None:
-        """Let go of a pin: its note first, so that a half-removed one is never taken for whole."""
-        (pin.path / "pin.json").unlink(missing_ok=True)
-        shutil.rmtree(pin.path, ignore_errors=True)
+        """Let go of a pin: its note first, so that a half-removed one is never taken for whole. Raises OSError."""
+        try:
+            (pin.path / "pin.json").unlink(missing_ok=True)
+            shutil.rmtree(pin.path)
+        except FileNotFoundError:
+            return
+
+    def held_alone(self, pin: Pin) -> int:
+        """Bytes that the disk would have free without this pin: of files whose own names the trainer has removed. Blocks."""
+        if not pin.linked:
+            return 0
+        try:
+            with opened(pin.base) as base:
+                found = [os.stat(path, dir_fd=base, follow_symlinks=False) for path in pin.files]
+        except OSError:  # it is being let go of
+            return 0
+        return sum(each.st_blocks * 512 for each in found if each.st_nlink == 1)
+
+    def hindered(self, pin: Pin) -> str | None:
+        """Why the files of the pin that was just taken could not be linked, where that is a matter of users. Blocks."""
+        if pin.linked or self._refused != errno.EPERM:
+            return None
+        for path in (self.root / pin.name / name for name in pin.files):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_uid != os.geteuid():
+                    return whose(path)
+        return None
 
     def _link(self, seen: Seen, to: Path) -> bool:
         """Hard-link every file; False where this file system or its owner forbids links."""
@@ -148,7 +192,10 @@ class Pins:
                 except OSError as error:
                     if error.errno in NO_LINKS:
                         shutil.rmtree(to)
+                        self._refused = error.errno or 0
                         return False
+                    if error.errno in RIGHTS:
+                        raise Unreadable(unreadable(self.root / seen.name / path, error)) from None
                     raise
         return True
 
@@ -158,7 +205,7 @@ class Pins:
         }
         note = _Note(
             name=pin.name, step=pin.step, rule=pin.rule, written=pin.written,
-            linked=pin.base == pin.path / "files", commit=pin.commit, commit_number=pin.commit_number, files=files,
+            linked=pin.linked, commit=pin.commit, commit_number=pin.commit_number, files=files,
         )  # fmt: skip
         temp = pin.path / "pin.json.tmp"
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -199,7 +246,7 @@ def check(name: str, files: Files) -> None:
     check_checkpoint_name(name, name)
     for path, each in files.items():
         check_path(f"{name}/{path}", name)
-        if not each.regular:
+        if not each.regular and not stat.S_ISDIR(each.mode):
             raise Refused(
                 f"{name}/{path} is no regular file (a link, device, socket or pipe); nothing of {name} is pushed"
             )

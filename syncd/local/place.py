@@ -3,13 +3,17 @@
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from syncd.errors import ConfigError
 from syncd.local.tree import OWN, sync_dir, sync_tree
+from syncd.local.trouble import free_bytes, said
 
+PROBE = 1 << 20
+"""Bytes that a disk must take so that a trainer is started again."""
 TORN_KEPT = 4
 """Torn directories kept in quarantine: enough to look into what happened, bounded so that they never fill the disk."""
 
@@ -17,8 +21,9 @@ TORN_KEPT = 4
 class Place:
     """The daemon's own directory `root/.syncd/` and the moves between it and the root."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, reserve: int = 0) -> None:
+        """`reserve`: bytes of the disk that a restore leaves free."""
+        self.root, self.reserve = root, reserve
         self.own = root / OWN
         self.staging = self.own / "staging"
         self.quarantine = self.own / "quarantine"
@@ -37,9 +42,20 @@ class Place:
             self.staging.mkdir(exist_ok=True)
             self.quarantine.mkdir(exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"{error.filename}: {error.strerror}; syncd needs to read and write SYNCD_ROOT={self.root}"
-            ) from None
+            raise ConfigError(f"SYNCD_ROOT={self.root} cannot be used: {said(error, self.root)}") from None
+
+    def probe(self) -> None:
+        """Raise OSError where the disk takes nothing: what is started now would fail at its first save. Blocks."""
+        with tempfile.TemporaryFile(dir=self.own) as file:
+            os.posix_fallocate(file.fileno(), 0, PROBE)
+
+    def make_room(self, needed: int) -> int:
+        """Bytes that are free, after torn directories were removed from quarantine, oldest first, as far as needed. Blocks."""
+        for old in sorted(self.quarantine.glob("torn-*")):
+            if free_bytes(self.root) >= needed:
+                break
+            shutil.rmtree(old, ignore_errors=True)
+        return free_bytes(self.root)
 
     def clear(self) -> None:
         """Remove what interrupted restores left; to be called with the root's lock held, when none is to go on."""

@@ -1,13 +1,14 @@
 """Finding checkpoints under the root: what is there now, by the rules. Events only nudge; this is the truth."""
 
 import fnmatch
+import stat
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.local.completion import MarkerRule, Rule, State, Verdict, View, judge
 from syncd.local.tree import Files, Fingerprint, Identity, fingerprint, look_below, opened, read_small
-from syncd.model.names import FINAL, family
+from syncd.model.names import FINAL, family, step_of
 
 MARKERS = tuple(f"/{marker}" for marker in MarkerRule().markers)
 DEPTH = 3
@@ -54,10 +55,17 @@ def scan(
         marked = families | {family(path.rpartition("/")[0]) for path in files if path.endswith(MARKERS)}
 
         def look(name: str, inside: Files) -> Seen:
+            if (
+                name in files
+            ):  # a directory that could not be looked into: whose it is, is told where it looks like ours
+                ours = step_of(name) is not None or family(name) in marked
+                return Seen(name, Verdict(State.HIDDEN if ours else State.OTHER, "", step_of(name)), "", inside)
             view = View(
                 name, inside, lambda path, limit: read_small(base, f"{name}/{path}", limit), family(name) in marked
             )
             verdict, rule = judge(view, rules)
+            if verdict.state is State.TORN and any(stat.S_ISDIR(each.mode) for each in inside.values()):
+                verdict = Verdict(State.HIDDEN, verdict.reason, verdict.step)
             return Seen(name, verdict, rule, inside)
 
         seen = list(_outermost(files, directories, globs, look))

@@ -62,16 +62,25 @@ class Opening:
 
 
 class Health:
-    """What the store's last answers were: the state that is shown while it is away."""
+    """What the store's last answers were: the state that is shown while it is away.
+
+    By verb: a store that is full can still be read, and is not back for that.
+    """
 
     def __init__(self) -> None:
-        self.error: str | None = None
+        self._errors: dict[str, str] = {}
         self.retries = 0
         self.listeners: list[Callable[[str | None], None]] = []
         self.slow_listeners: list[Callable[[], None]] = []
 
-    def failed(self, error: str) -> None:
-        first, self.error = self.error is None, error
+    @property
+    def error(self) -> str | None:
+        """What is wrong; None where nothing is."""
+        return next(iter(self._errors.values()), None)
+
+    def failed(self, verb: str, error: str) -> None:
+        first = not self._errors
+        self._errors[verb] = error
         self.retries += 1
         if first:
             self._tell()
@@ -81,9 +90,9 @@ class Health:
         for listener in self.slow_listeners:
             listener()
 
-    def worked(self) -> None:
-        if self.error is not None:
-            self.error = None
+    def worked(self, verb: str) -> None:
+        """The verb got an answer, or nobody waits for one any more."""
+        if self._errors.pop(verb, None) is not None and not self._errors:
             self._tell()
 
     def _tell(self) -> None:
@@ -95,7 +104,8 @@ class Retrying:
     """Repeats what failed for a while, for as long as the process lives, with full jitter.
 
     `Transient` is always waited out. `Denied` ends the start; once `patient` is set (a trainer depends on us) it is
-    waited out too: rights come back, and a trainer is worth more than a clean exit. A create-only put is repeated like
+    waited out too: rights come back, and a trainer is worth more than a clean exit. Not so a delete: nothing waits for
+    it, and keys without that right are a policy. A create-only put is repeated like
     any other: the caller tells its own object by its bytes.
     """
 
@@ -124,15 +134,15 @@ class Retrying:
         """How large bodies travel, where the store says so."""
         return getattr(self.inner, "way", None)
 
-    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
         tries, began = 0, self._monotonic()
         while True:
             try:
                 result = await call()
             except (Transient, Denied) as error:
-                if isinstance(error, Denied) and not self.patient:
+                if isinstance(error, Denied) and (verb == "delete" or not self.patient):
                     raise
-                self.health.failed(str(error))
+                self.health.failed(verb, str(error))
                 if isinstance(error, SlowDown):
                     self.health.slowed()
                 if self._patience is not None and self._monotonic() - began > self._patience:
@@ -141,32 +151,32 @@ class Retrying:
                 # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
                 await self._sleep(self._rng.uniform(0, min(self._longest, self._first * 2 ** min(tries - 1, 16))))
             except StoreError:
-                self.health.worked()  # an answer, if not the hoped one
+                self.health.worked(verb)  # an answer, if not the hoped one
                 raise
             else:
-                self.health.worked()
+                self.health.worked(verb)
                 return result
 
     async def put(self, key: str, data: bytes) -> None:
-        await self._retry(lambda: self.inner.put(key, data))
+        await self._retry("put", lambda: self.inner.put(key, data))
 
     async def create(self, key: str, data: bytes) -> None:
-        await self._retry(lambda: self.inner.create(key, data))
+        await self._retry("create", lambda: self.inner.create(key, data))
 
     async def upload(self, key: str, source: Source, gate: Gate) -> None:
-        await self._retry(lambda: self.inner.upload(key, source, gate))
+        await self._retry("upload", lambda: self.inner.upload(key, source, gate))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        return await self._retry(lambda: self.inner.get(key, offset, length))
+        return await self._retry("get", lambda: self.inner.get(key, offset, length))
 
     async def fetch(self, key: str, offset: int, length: int, fd: int) -> Fetched:
-        return await self._retry(lambda: self.inner.fetch(key, offset, length, fd))
+        return await self._retry("fetch", lambda: self.inner.fetch(key, offset, length, fd))
 
     async def list(self, prefix: str, *, shallow: bool = False) -> list[Entry]:
-        return await self._retry(lambda: self.inner.list(prefix, shallow=shallow))
+        return await self._retry("list", lambda: self.inner.list(prefix, shallow=shallow))
 
     async def delete(self, key: str) -> None:
-        await self._retry(lambda: self.inner.delete(key))
+        await self._retry("delete", lambda: self.inner.delete(key))
 
     async def aclose(self) -> None:
         await self.inner.aclose()

@@ -1,0 +1,100 @@
+"""Nodes as of the end-to-end tests, on file systems that are small, or fail."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import file_task, new_node
+
+__all__ = ["file_task", "new_node"]
+
+Mount = Callable[[Path, str], Path]
+
+
+@pytest.fixture
+def tmpfs() -> Iterator[Mount]:
+    """Mount a tmpfs with these options on a directory that is made; to be asked for before `new_node`, whose processes end
+    before it goes."""
+    if os.geteuid() != 0:
+        pytest.skip("a tmpfs cannot be mounted here: only root may")
+    mounted: list[Path] = []
+
+    def mount(at: Path, options: str) -> Path:
+        at.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.decode(errors='replace').strip()}")
+        mounted.append(at)
+        return at
+
+    yield mount
+    for at in reversed(mounted):
+        while os.path.ismount(at):
+            subprocess.run(["umount", "-l", str(at)], capture_output=True, check=True)
+
+
+def enlarge(at: Path, size: str) -> None:
+    """Give a tmpfs another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(at)], check=True, capture_output=True)
+
+
+def make_read_only(at: Path) -> None:
+    """As a kernel does to a disk that fails, whoever has files open there: a read-only view lies over it."""
+    subprocess.run(["mount", "--bind", str(at), str(at)], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(at)], check=True, capture_output=True)
+
+
+def make_writable(at: Path) -> None:
+    """Take the read-only view away. Somebody may be looking through it now: lazily."""
+    subprocess.run(["umount", "-l", str(at)], check=True, capture_output=True)
+
+
+def fill(directory: Path) -> Path:
+    """A foreign file that takes every byte that is left; it."""
+    path = directory / "foreign"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return path
+
+
+def fill_inodes(directory: Path) -> Path:
+    """A foreign directory that takes every inode that is left; it."""
+    path = directory / "foreign"
+    path.mkdir()
+    number = 0
+    try:
+        while True:
+            (path / str(number)).touch()
+            number += 1
+    except OSError:
+        return path
+
+
+def fiu(point: str, number: int) -> list[str]:
+    """The words before a command whose every such call fails with this errno; skips where libfiu is not."""
+    return [*_fiu_run(), "-c", f"enable name={point},failinfo={number}"]
+
+
+def fiu_controlled(home: Path) -> list[str]:
+    """The words before a command whose calls can be made to fail while it runs, by `make_fail`."""
+    return [*_fiu_run(), "-f", str(home / "fiu")]
+
+
+def make_fail(home: Path, pid: int, command: str) -> None:
+    """Tell a process begun with `fiu_controlled` what is to fail: `enable name=…,failinfo=5`, `disable name=…`."""
+    subprocess.run(["fiu-ctrl", "-c", command, "-f", str(home / "fiu"), str(pid)], check=True, capture_output=True)
+
+
+def _fiu_run() -> list[str]:
+    if shutil.which("fiu-run") is None:
+        pytest.skip("libfiu is not here: apt-get install fiu-utils")
+    return ["fiu-run", "-x"]
