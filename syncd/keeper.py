@@ -387,7 +387,8 @@ class Keeper:
             if not self._may_not_delete:
                 self._may_not_delete = True
                 self.say(
-                    "not_deleted", why=f"{error}; or let a lifecycle rule of the store do it: more than SYNCD_KEEP stay"
+                    "not_deleted",
+                    why=f"{error}; or keep more than SYNCD_KEEP, and see deploy/s3/README.md on lifecycle rules",
                 )
             return 0
         if steps:

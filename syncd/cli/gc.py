@@ -14,7 +14,7 @@ from syncd.config import Settings
 from syncd.decide.retain import group, plan_retention
 from syncd.move import retain
 from syncd.move.overview import read_task
-from syncd.move.own import own, plan_gc, refuse_beside_another
+from syncd.move.own import own, plan_gc, refuse_beside_another, refuse_without_delete
 from syncd.move.start import AlreadyDone
 
 
@@ -56,6 +56,7 @@ async def _run(app: App, settings: Settings, *, as_json: bool, dry_run: bool) ->
             marked |= {(item.attempt, item.commit) for item, each in view.commits.items() if each.manifest.kept}
             steps = plan_retention(view.attempts[-1].number + 1, found, view.line, settings.keep, marked)
         else:
+            await refuse_without_delete(store, keys, "gc")
             try:
                 owner, started = await own(
                     store,

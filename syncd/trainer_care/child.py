@@ -244,7 +244,7 @@ def check_command(command: Sequence[str], env: Mapping[str, str]) -> None:
     name = command[0]
     if shutil.which(name, path=env.get("PATH", os.defpath)):
         return
-    if "/" in name and Path(name).exists():
+    if "/" in name and os.path.lexists(name):
         raise UsageError(f"{name} is not an executable file: chmod +x it, or name its interpreter")
     where = "there is no such file" if "/" in name else "it is in no directory of PATH"
     raise UsageError(f"{name} cannot be run: {where}")

@@ -1,17 +1,21 @@
 """Nodes as of the end-to-end tests, on file systems that are small, or fail."""
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import file_task, new_node
+from tests.e2e.conftest import file_task, minio, new_node, s3_task
+from tests.e2e.helpers import Process
 
-__all__ = ["file_task", "new_node"]
+__all__ = ["file_task", "minio", "new_node", "s3_task"]
 
+ALL = bool(os.environ.get("SYNCD_TEST_ALL_FAULTS"))
 Mount = Callable[[Path, str], Path]
 
 
@@ -98,3 +102,21 @@ def _fiu_run() -> list[str]:
     if shutil.which("fiu-run") is None:
         pytest.skip("libfiu is not here: apt-get install fiu-utils")
     return ["fiu-run", "-x"]
+
+
+def told(process: Process, *events: str) -> list[dict[str, Any]]:
+    """syncd's own lines on stderr: warnings and worse, or those of some events."""
+    found = [json.loads(line) for line in process.text.splitlines() if line.startswith('{"time"')]
+    return [line for line in found if (line["event"] in events if events else line["level"] in ("warning", "error"))]
+
+
+def one(lines: list[dict[str, Any]], *words: str) -> None:
+    """There is one line, and it has these words."""
+    assert len(lines) == 1, lines
+    for word in words:
+        assert word in lines[0]["why"], (word, lines[0]["why"])
+
+
+def some(*cases: Any, few: int = 1) -> tuple[Any, ...]:
+    """The cases of a test: the first few in `make test`, all in `make faults`."""
+    return cases if ALL else cases[:few]

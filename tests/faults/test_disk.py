@@ -1,18 +1,16 @@
 """Disks that are full, read-only, failing or gone: the trainer goes on, one line says what is wrong, nothing is lost."""
 
 import errno
-import json
 import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import NewNode
 from tests.e2e.fake_trainer import state_after, weights
-from tests.e2e.helpers import FAKE, SYNCD, Directory, Node, Process, Task, trace, until
+from tests.e2e.helpers import FAKE, SYNCD, Directory, Node, Task, trace, until
 
 from .conftest import (
     Mount,
@@ -24,23 +22,13 @@ from .conftest import (
     make_fail,
     make_read_only,
     make_writable,
+    one,
+    some,
+    told,
 )
 
 pytestmark = pytest.mark.slow
 SIZE = 100_000
-
-
-def told(process: Process, *events: str) -> list[dict[str, Any]]:
-    """syncd's own lines on stderr: warnings and worse, or those of some events."""
-    found = [json.loads(line) for line in process.text.splitlines() if line.startswith('{"time"')]
-    return [line for line in found if (line["event"] in events if events else line["level"] in ("warning", "error"))]
-
-
-def one(lines: list[dict[str, Any]], *words: str) -> None:
-    """There is one line, and it has these words."""
-    assert len(lines) == 1, lines
-    for word in words:
-        assert word in lines[0]["why"], (word, lines[0]["why"])
 
 
 class Held:
@@ -68,7 +56,7 @@ class Held:
         assert (task.restore("final") / "model.bin").read_bytes() == weights(state_after(6), SIZE)
 
 
-@pytest.mark.parametrize("lacking", ["bytes", "inodes"])
+@pytest.mark.parametrize("lacking", some("bytes", "inodes"))
 def test_a_full_root_is_said_once_and_costs_nothing(
     tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode, lacking: str
 ) -> None:
@@ -97,7 +85,7 @@ def test_a_trainer_that_is_out_of_disk_itself_is_started_again_when_there_is_roo
     foreign = fill(root)
     gate.touch()
     until(lambda: told(life, "trainer_failed"), "its save fails", 20)
-    time.sleep(4)
+    time.sleep(2.5)
     node.alive(life, "it waits for room")
     one(told(life, "disk_error"), "No space left on device")
     assert len(told(life, "trainer_failed")) == 1, "the budget of restarts is not spent on a full disk"
@@ -107,7 +95,7 @@ def test_a_trainer_that_is_out_of_disk_itself_is_started_again_when_there_is_roo
     file_task.verify()
 
 
-@pytest.mark.parametrize("lacking", ["bytes", "inodes"])
+@pytest.mark.parametrize("lacking", some("bytes", "inodes"))
 def test_a_root_that_is_full_at_the_start_ends_it_with_one_line(
     tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode, lacking: str
 ) -> None:
@@ -134,7 +122,7 @@ def small_store(tmp_path: Path, tmpfs: Mount) -> Task:
     return Task("run", {"SYNCD_STORE": store.as_uri()}, Directory(store), tmp_path / "operator")
 
 
-@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.parametrize("fault", some("full", "read-only"))
 def test_a_store_whose_disk_refuses_is_waited_out(
     tmp_path: Path, small_store: Task, new_node: NewNode, fault: str
 ) -> None:
@@ -147,7 +135,7 @@ def test_a_store_whose_disk_refuses_is_waited_out(
     (tmp_path / "gate").touch()
     until(lambda: told(trainer.life, "store_away"), "syncd says what is wrong with the store", 15)
     until(lambda: trace(trainer.notes, "step")[-1]["step"] == 6, "the trainer goes on to its end", 20)
-    time.sleep(4)
+    time.sleep(2.5)
     node.alive(trainer.life, "a store that refuses is waited out")
     word = "No space left on device" if foreign else "Read-only file system"
     one(told(trainer.life, "store_away"), word, str(store), "make room there" if foreign else "mount it writable")
@@ -175,7 +163,7 @@ def saved(file_task: Task, new_node: NewNode) -> Task:
     return file_task
 
 
-@pytest.mark.parametrize("command", ["restore", "run"])
+@pytest.mark.parametrize("command", some("run", "restore"))
 def test_a_restore_that_does_not_fit_says_what_it_needs_and_leaves_nothing_half(
     tmp_path: Path, tmpfs: Mount, saved: Task, new_node: NewNode, command: str
 ) -> None:
@@ -247,7 +235,7 @@ def test_a_trainer_that_ends_on_a_read_only_disk_is_started_again_when_it_can_be
     make_read_only(root)
     gate.touch()
     until(lambda: told(life, "trainer_failed"), "its save fails", 20)
-    time.sleep(3)
+    time.sleep(2.5)
     node.alive(life, "it waits for the disk")
     one(told(life, "disk_error"), "Read-only file system")
     make_writable(root)
@@ -266,7 +254,7 @@ def test_a_checkpoint_that_cannot_be_read_is_said_once_and_the_next_one_is_pushe
     make_fail(tmp_path, life.pid, f"enable name=posix/io/rw/pread,failinfo={errno.EIO}")
     gate.touch()
     until(lambda: len(told(life, "checkpoint_unreadable")) == 2, "both saves cannot be read", 20)
-    time.sleep(3)
+    time.sleep(2.5)
     node.alive(life, "a disk that fails is waited out")
     for number, line in zip((4, 5), told(life, "checkpoint_unreadable"), strict=True):
         one([line], "Input/output error", f"checkpoint-{number}", "dmesg")
@@ -279,7 +267,7 @@ def test_a_checkpoint_that_cannot_be_read_is_said_once_and_the_next_one_is_pushe
     file_task.verify()
 
 
-@pytest.mark.parametrize(("point", "where"), [("posix/io/rw/pwrite", "store"), ("posix/io/sync/fsync", "both")])
+@pytest.mark.parametrize(("point", "where"), some(("posix/io/sync/fsync", "both"), ("posix/io/rw/pwrite", "store")))
 def test_writes_and_syncs_that_fail_are_waited_out(
     tmp_path: Path, file_task: Task, new_node: NewNode, point: str, where: str
 ) -> None:
@@ -291,7 +279,7 @@ def test_writes_and_syncs_that_fail_are_waited_out(
     gate.touch()
     until(lambda: trace(tmp_path / "trace", "step")[-1]["step"] == 6, "the trainer goes on to its end", 20)
     until(lambda: told(life, "store_away" if where == "store" else "disk_error"), "syncd says what fails", 20)
-    time.sleep(3)
+    time.sleep(2.5)
     node.alive(life, "a disk that fails is waited out")
     assert 1 <= len(told(life)) <= 2, told(life)
     assert all("Input/output error" in line["why"] for line in told(life))
@@ -345,7 +333,7 @@ def test_a_root_that_is_emptied_is_taken_anew(tmp_path: Path, file_task: Task, n
 # ---- the trainer's room (I8)
 
 
-@pytest.mark.parametrize("reserve", ["auto", "0"])
+@pytest.mark.parametrize("reserve", some("auto", "0"))
 def test_pins_leave_the_trainer_its_room_while_the_store_is_away_I8_(
     tmp_path: Path, tmpfs: Mount, new_node: NewNode, reserve: str
 ) -> None:
@@ -354,11 +342,12 @@ def test_pins_leave_the_trainer_its_room_while_the_store_is_away_I8_(
     store = tmp_path / "store"
     task = Task("run", {"SYNCD_STORE": store.as_uri()}, Directory(store), tmp_path / "operator")
     root = tmpfs(tmp_path / "node-1" / "disk", f"size={round(size * 3.6)}")
-    node, gate = new_node(task, SYNCD_DISK_RESERVE=reserve), tmp_path / "gate"
+    node, gate = new_node(task, SYNCD_DISK_RESERVE=reserve, SYNCD_KEEP="2"), tmp_path / "gate"
     fake = [*FAKE, "--steps", "12", "--pause", "0.4", "--keep", "2", "--size", str(size), "--no-final"]
-    holds = ["--hold", f"1:{gate}", "--hold", f"10:{tmp_path / 'back'}"]
+    holds = ["--hold", f"4:{gate}", "--hold", f"10:{tmp_path / 'back'}"]
     life = node.run([*fake, *holds, "--trace", str(tmp_path / "trace")])
-    node.until_committed(life, bool, "the first commit")
+    node.until_committed(life, lambda steps: 4 in steps, "step 4")
+    until(lambda: node.events()[-1]["event"] == "deleted", "the clean-up after it is over", 10)
     store.rename(tmp_path / "away")
     gate.touch()
     if reserve == "0":  # what the reserve is for
