@@ -204,6 +204,7 @@ class Beside:
             return
         if not await asyncio.to_thread(held.emptied):
             await asyncio.to_thread(self._same_root)
+            return  # it is back
         try:
             await asyncio.to_thread(self.keeper.root.place.make)
             await asyncio.to_thread(held.renew)

@@ -434,6 +434,7 @@ class Keeper:
             before = now
 
     async def _push_final(self) -> Committed | None:
+        """None where there is none, or none that is ever carried. One that moves or cannot be read, both told, is waited for."""
         stored = [found for found in self.commits if is_final(found.commit)]
         while True:
             seen = await self.root.final()
@@ -452,6 +453,4 @@ class Keeper:
                 self.root.waiting.remove(pin)
                 if found := await self._push(pin):
                     return found
-            await asyncio.sleep(
-                FINAL_PAUSE
-            )  # it moves, or cannot be read: both are told, and a result is worth waiting for
+            await asyncio.sleep(FINAL_PAUSE)

@@ -4,12 +4,13 @@ import errno
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import NewNode
-from tests.e2e.fake_trainer import state_after, weights
 from tests.e2e.helpers import FAKE, SYNCD, Directory, Node, Task, trace, until
 
 from .conftest import (
@@ -39,6 +40,7 @@ class Held:
         held = ["--steps", "6", "--keep", "2", "--size", str(SIZE), "--hold", f"3:{self.gate}"]
         self.life = node.run([*FAKE, *held, "--trace", str(self.notes), *more])
         node.until_committed(self.life, lambda steps: 3 in steps, "step 3")
+        until(lambda: not (node.root / "checkpoint-1").exists(), "its rotation is over", 10)
 
     def still(self, seconds: float) -> None:
         """For so long nothing ends, and the trainer is the one that began."""
@@ -53,43 +55,54 @@ class Held:
         assert len(trace(self.notes, "begin")) == 1
         assert self.node.committed()[-1] == 6
         task.verify()
-        assert (task.restore("final") / "model.bin").read_bytes() == weights(state_after(6), SIZE)
 
 
-@pytest.mark.parametrize("lacking", some("bytes", "inodes"))
-def test_a_full_root_is_said_once_and_costs_nothing(
-    tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode, lacking: str
+@contextmanager
+def refusing(root: Path, how: str) -> Iterator[list[str]]:
+    """A disk that takes nothing while the context lasts; words that say so."""
+    if how == "read-only":
+        make_read_only(root)
+        yield ["Read-only file system", "mount it writable again"]
+        make_writable(root)
+        return
+    foreign = fill(root) if how == "full" else fill_inodes(root)
+    left = "0 bytes are free" if how == "full" else "inodes are used"
+    yield ["No space left on device", left, "delete something there"]
+    shutil.rmtree(foreign) if foreign.is_dir() else foreign.unlink()
+
+
+@pytest.mark.parametrize("how", some("full", "out of inodes", "read-only"))
+def test_a_root_that_refuses_is_said_once_and_costs_nothing(
+    tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode, how: str
 ) -> None:
     root = tmpfs(tmp_path / "node-1" / "disk", "size=8m,nr_inodes=200")
     node = new_node(file_task)
     trainer = Held(node, tmp_path)
-    foreign = fill(root) if lacking == "bytes" else fill_inodes(root)
-    until(lambda: told(trainer.life, "disk_error"), "syncd says that the disk is full", 15)
-    trainer.still(2)
-    words = ["No space left on device", str(root), "0 bytes are free" if lacking == "bytes" else "inodes are used"]
-    one(told(trainer.life), *words, "delete something there")
-    shutil.rmtree(foreign) if foreign.is_dir() else foreign.unlink()
+    with refusing(root, how) as words:
+        until(lambda: told(trainer.life, "disk_error"), "syncd says what is wrong with the disk", 15)
+        trainer.still(2)
+        one(told(trainer.life), str(root), *words)
     until(lambda: node.events("disk_back"), "syncd says that it is well", 20)
     assert len(node.events("disk_error")) == 1, "what could not be written was written later"
     trainer.finish(file_task)
 
 
-def test_a_trainer_that_is_out_of_disk_itself_is_started_again_when_there_is_room(
-    tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode
+@pytest.mark.parametrize("how", some("read-only", "full"))
+def test_a_trainer_that_its_disk_ended_is_started_again_when_the_disk_takes_something(
+    tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode, how: str
 ) -> None:
-    root = tmpfs(tmp_path / "node-1" / "disk", "size=8m")
-    node, gate = new_node(file_task), tmp_path / "gate"
+    root, gate = tmpfs(tmp_path / "node-1" / "disk", "size=8m"), tmp_path / "gate"
+    node = new_node(file_task)
     fake = [*FAKE, "--steps", "6", "--keep", "2", "--size", str(SIZE), "--hold", f"3:{gate}"]
     life = node.run([*fake, "--trace", str(tmp_path / "trace")])
     node.until_committed(life, lambda steps: 3 in steps, "step 3")
-    foreign = fill(root)
-    gate.touch()
-    until(lambda: told(life, "trainer_failed"), "its save fails", 20)
-    time.sleep(2.5)
-    node.alive(life, "it waits for room")
-    one(told(life, "disk_error"), "No space left on device")
-    assert len(told(life, "trainer_failed")) == 1, "the budget of restarts is not spent on a full disk"
-    foreign.unlink()
+    with refusing(root, how) as words:
+        gate.touch()
+        until(lambda: told(life, "trainer_failed"), "its save fails", 20)
+        time.sleep(2.5)
+        node.alive(life, "it waits for the disk")
+        one(told(life, "disk_error"), str(root), *words)
+        assert len(told(life, "trainer_failed")) == 1, "the budget of restarts is not spent on a disk"
     assert life.code(60) == 0
     assert node.committed()[-1] == 6
     file_task.verify()
@@ -109,6 +122,23 @@ def test_a_root_that_is_full_at_the_start_ends_it_with_one_line(
     assert "Traceback" not in life.text
     shutil.rmtree(foreign) if foreign.is_dir() else foreign.unlink()
     assert node.run([*FAKE, "--steps", "2", "--size", "1000"]).code(60) == 0
+    file_task.verify()
+
+
+def test_a_push_by_hand_on_a_full_disk_ends_with_one_line(
+    tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode
+) -> None:
+    root = tmpfs(tmp_path / "node-1" / "disk", "size=1m")
+    node = new_node(file_task)
+    (root / "checkpoint-1").mkdir()
+    (root / "checkpoint-1" / "_SUCCESS").touch()
+    foreign = fill(root)
+    life = node.start([SYNCD, "push", str(root / "checkpoint-1")], SYNCD_LOG_LEVEL="warning")
+    assert life.code(30) == 78, life.text
+    assert len(life.text.splitlines()) == 1, life.text
+    assert "No space left on device" in life.text
+    foreign.unlink()
+    assert node.start([SYNCD, "push", str(root / "checkpoint-1")]).code(30) == 0
     file_task.verify()
 
 
@@ -209,39 +239,6 @@ def test_a_disk_that_fills_in_the_midst_of_a_restore_ends_it_with_one_line(
 
 
 # ---- read-only, failing, gone
-
-
-def test_a_root_that_becomes_read_only_is_said_once_and_costs_nothing(
-    tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode
-) -> None:
-    root = tmpfs(tmp_path / "node-1" / "disk", "size=8m")
-    node = new_node(file_task)
-    trainer = Held(node, tmp_path)
-    make_read_only(root)
-    until(lambda: told(trainer.life, "disk_error"), "syncd says that the disk is read-only", 15)
-    trainer.still(2)
-    one(told(trainer.life), "Read-only file system", str(root), "mount it writable again")
-    make_writable(root)
-    trainer.finish(file_task)
-
-
-def test_a_trainer_that_ends_on_a_read_only_disk_is_started_again_when_it_can_be_written(
-    tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode
-) -> None:
-    root, gate = tmpfs(tmp_path / "node-1" / "disk", "size=8m"), tmp_path / "gate"
-    node = new_node(file_task)
-    life = node.run([*FAKE, "--steps", "5", "--hold", f"3:{gate}", "--trace", str(tmp_path / "trace")])
-    node.until_committed(life, lambda steps: 3 in steps, "step 3")
-    make_read_only(root)
-    gate.touch()
-    until(lambda: told(life, "trainer_failed"), "its save fails", 20)
-    time.sleep(2.5)
-    node.alive(life, "it waits for the disk")
-    one(told(life, "disk_error"), "Read-only file system")
-    make_writable(root)
-    assert life.code(60) == 0
-    assert node.committed()[-1] == 5
-    file_task.verify()
 
 
 def test_a_checkpoint_that_cannot_be_read_is_said_once_and_the_next_one_is_pushed(
