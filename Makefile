@@ -1,6 +1,6 @@
 # make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
 # make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
-# make faults the whole campaign of faults between syncd and MinIO (an hour); make test has a part of it
+# make faults the whole campaigns of faults, between syncd and MinIO and by syncd chaos (over an hour); make test has a part
 # make bench  the S3 store's transfers beside other tools'; ROUNDS=1 SIZE=256MiB for a short look
 # All do all of their set-up themselves.
 
@@ -20,7 +20,7 @@ test: setup minio packages lint types imports
 	$(PY) -m pytest
 
 faults: setup minio packages
-	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults
+	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults tests/cli/test_chaos.py
 
 bench: setup minio
 	@$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[bench]'
@@ -56,9 +56,9 @@ setup: .venv/ready
 minio:
 	@tests/tools/get-minio
 
-# a broker, a checker, a third shell and a library of faults for the tests, by apt where they are absent and we are root
+# a broker, a checker, a third shell, other clocks and a library of faults for the tests, by apt where they are absent and we are root
 packages:
-	@for name in mosquitto shellcheck busybox; do tests/tools/get-package $$name; done
+	@for name in mosquitto shellcheck busybox faketime; do tests/tools/get-package $$name; done
 	@tests/tools/get-package fiu-utils fiu-run
 
 constraints:  ## renew the pins

@@ -4,7 +4,7 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,12 +75,19 @@ def syncd() -> None:
     """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code. No exception leaves but those that end the interpreter."""
+CORE: Mapping[str, object] = {"embedded": EmbeddedStores}
+"""The core's own plugins."""
+
+
+def main(argv: Sequence[str] | None = None, *, beside: Mapping[str, object] | None = None) -> int:
+    """Run a command line; the exit code. No exception leaves but those that end the interpreter.
+
+    `beside`: plugins of another composition, beside the core's and those that are installed.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     app = None
     try:
-        app = App(load(extra={"embedded": EmbeddedStores}, strict=False))
+        app = App(load(extra={**CORE, **(beside or {})}, strict=False))
         app.debug = os.environ.get("SYNCD_LOG_LEVEL", "").lower() == "debug"
         return _run(app, arguments)
     except (KeyboardInterrupt, click.Abort):

@@ -126,9 +126,7 @@ class Daemon:
                 adopted = await self.care.prepare()
                 begun = await self._unless_asked(self._begin(adopted))
             if not begun:
-                if self.care.trainer.alive:  # an adopted one: it may save, and the next daemon pushes that
-                    await self.care.trainer.stop(self.pace.grace)
-                return await self._leave(LEAVE, "left")
+                return await self._asked_before_begun()
             assert self._begun
             await stack.enter_async_context(self.attach(self._begun.attempt))
             return await self._care(adopted=adopted and self._begun.goes_on)
@@ -142,6 +140,16 @@ class Daemon:
             await self._quarantine(str(error))
             log.error("superseded: %s", error)  # noqa: TRY400 - one line for a person, no traceback
             return await self._leave(SUPERSEDED, "superseded")
+
+    async def _asked_before_begun(self) -> int:
+        """The heartbeat's look at the store may see before the start does that another took over, or has finished."""
+        if self.stop.overtaken:
+            raise Superseded(self.stop.overtaken)
+        if self.stop.reason == "done":
+            raise AlreadyDone
+        if self.care.trainer.alive:  # an adopted one: it may save, and the next daemon pushes that
+            await self.care.trainer.stop(self.pace.grace)
+        return await self._leave(LEAVE, "left")
 
     async def _begin(self, adopted: bool) -> bool:
         self.beside.enter("restoring")

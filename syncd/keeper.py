@@ -20,6 +20,7 @@ from syncd.model.event import Say
 from syncd.model.keys import Keys
 from syncd.model.names import FINAL, family, is_final
 from syncd.move import disk, retain
+from syncd.move.close import close_own
 from syncd.move.finish import finish
 from syncd.move.objects import Owner, at_work, read_item, standing
 from syncd.move.own import own
@@ -161,9 +162,10 @@ class Keeper:
     async def _take_up(self, found: disk.GoOn) -> None:
         self.owner, self.record, self.commits = found.owner, found.record, list(found.commits)
         self._families = set(found.families)
-        used, begun = await disk.names_in_use(self.store, self.owner, found.commits)
-        await self.root.take_up(used)
-        self._open_pusher(used | {pin.commit for pin in self.root.waiting if pin.commit}, begun)
+        await self.root.take_up({each.commit for each in found.commits})
+        waiting = self.root.waiting
+        used, number = found.taken({pin.commit: pin.commit_number or 0 for pin in waiting if pin.commit})
+        self._open_pusher(used, found.begun, number)
 
     async def renew(self) -> None:
         """The root was emptied while its attempt is ours: the pins are gone, and the attempt's note is written again."""
@@ -244,10 +246,8 @@ class Keeper:
         if restored or foreign:
             await self.root.set_aside_final()
 
-    def _open_pusher(self, used: set[str], begun: set[str]) -> None:
+    def _open_pusher(self, used: set[str], begun: set[str], number: int = 0) -> None:
         assert self.owner
-        numbers = [found.manifest.number for found in self.commits]
-        number = max([*numbers, *(pin.commit_number or 0 for pin in self.root.waiting)], default=0)
         self.pusher = Pusher(
             self.store, self.owner, self.gate, number=number, used=used, begun=begun, seal=self.seal, say=self.say
         )
@@ -385,11 +385,12 @@ class Keeper:
             await retain.carry_out(self.store, steps)
         except Denied as error:
             if not self._may_not_delete:
-                self._may_not_delete = True
                 self.say(
                     "not_deleted",
+                    objects=len(steps),
                     why=f"{error}; or keep more than SYNCD_KEEP, and see deploy/s3/README.md on lifecycle rules",
                 )
+            self._may_not_delete = True
             return 0
         if steps:
             self._may_not_delete = False
@@ -413,7 +414,10 @@ class Keeper:
             await self.push_next()
         if settle:
             await self._until_final_is_still()
-        result = await self._push_final() or self.newest
+        result = await self._push_final()
+        if result is None and self.newest:
+            await close_own(self.store, self.owner)
+            result = self.newest
         if result is None:
             self.say(
                 "nothing_committed", why="no checkpoint and no final/ was found under the root; the task is not done"

@@ -20,6 +20,7 @@ from syncd.local.threads import to_its_end
 from syncd.store import Entry, Fetched, Gate, Source
 from syncd.store.landing import Landing, Unwritable
 from syncd_obstore.errors import FAILURES, EmptyRange, translate
+from syncd_obstore.telling import Telling
 from syncd_obstore.upload import upload
 
 SLOWEST = 16 << 10
@@ -55,6 +56,11 @@ class ObstoreStore:
 
     def __init__(self, store: Any, place: str, timeout: float) -> None:
         self._store, self.place, self.timeout = store, place, timeout
+
+    @property
+    def telling(self) -> Telling:
+        """What it knows of itself, for `syncd doctor`."""
+        return Telling(self)
 
     @classmethod
     async def open(cls, url: str, settings: Settings) -> "ObstoreStore":
@@ -135,6 +141,11 @@ class ObstoreStore:
 
     async def aclose(self) -> None:
         return None
+
+    async def written(self, key: str) -> float:
+        """When an object was written, in seconds since the epoch, by the service's clock."""
+        async with self._said(key, 0):
+            return float((await obstore.head_async(self._store, key))["last_modified"].timestamp())
 
     async def _stream(self, key: str, offset: int, length: int | None, take: Callable[[bytes], Any]) -> None:
         """Pass an object's bytes, or a range of them, to `take` as they come; an empty range passes none."""

@@ -100,6 +100,11 @@ class Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore has no t
         self._renewing, self._renewed = asyncio.Lock(), False
         self.shown = "no key"
 
+    @property
+    def source(self) -> str:
+        """botocore's name of the link of its chain that gave the keys; empty before they were asked for."""
+        return self._inner.method if self._inner else ""
+
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
         """What requests are signed with now; raises botocore's errors."""
         async with self._lock:

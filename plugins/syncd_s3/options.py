@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from syncd.errors import ConfigError
 
+_OF_BUCKETS = frozenset({"get_bucket_versioning"})
 _MAKES_OBJECTS = frozenset({"put_object", "create_multipart_upload"})
 
 
@@ -36,5 +37,5 @@ class Options:
         self._all: Mapping[str, Any] = {"RequestPayer": "requester"} if settings.s3_requester_pays else {}
 
     def of(self, operation: str) -> dict[str, Any]:
-        """For an operation by botocore's name, such as `put_object`: all are about objects and their listings."""
-        return {**self._all, **(self._new if operation in _MAKES_OBJECTS else {})}
+        """For an operation by botocore's name, such as `put_object`."""
+        return {**({} if operation in _OF_BUCKETS else self._all), **(self._new if operation in _MAKES_OBJECTS else {})}

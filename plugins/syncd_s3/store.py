@@ -13,6 +13,7 @@ from syncd.store.landing import Unwritable
 from syncd_s3.client import Client, Settings
 from syncd_s3.errors import EmptyRange
 from syncd_s3.paths import Paths
+from syncd_s3.telling import Telling
 from syncd_s3.upload import Upload, checksum
 from syncd_s3.wire import Span
 
@@ -32,6 +33,11 @@ class S3Store:
     def way(self) -> str:
         """How large bodies travel: `fast`, `signed` or `sdk`."""
         return self.paths.name
+
+    @property
+    def telling(self) -> Telling:
+        """What it knows of itself, for `syncd doctor`."""
+        return Telling(self.client, self.paths, self.prefix)
 
     @classmethod
     async def open(cls, url: str, settings: Settings) -> "S3Store":

@@ -16,8 +16,16 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "status": ("syncd.cli.status:command", "What the task's attempt is doing, and what is durable."),
     "ls": ("syncd.cli.ls:command", "The committed checkpoints of a task."),
     "verify": ("syncd.cli.verify:command", "Check that everything committed is stored whole."),
+    "doctor": (
+        "syncd.cli.doctor:command",
+        "What the store, the disk and the link can do, and what will be done without.",
+    ),
     "reset": ("syncd.cli.reset:command", "Give a task up: the next start is from zero."),
     "gc": ("syncd.cli.gc:command", "Delete from the store what no line needs."),
+    "chaos": (
+        "syncd.cli.chaos:command",
+        "Rehearse on a scratch task: kills and faults, and a report of what was lost.",
+    ),
     "config": ("syncd.cli.config:command", "All settings: value, and where it comes from."),
     "plugins": ("syncd.cli.plugins:command", "The plugins that are here, and the hooks they implement."),
 }

@@ -13,6 +13,7 @@ from syncd.cli.output import print_json
 from syncd.config import Settings
 from syncd.decide.retain import group, plan_retention
 from syncd.move import retain
+from syncd.move.close import newest_ended
 from syncd.move.overview import read_task
 from syncd.move.own import own, plan_gc, refuse_beside_another, refuse_without_delete
 from syncd.move.start import AlreadyDone
@@ -54,7 +55,9 @@ async def _run(app: App, settings: Settings, *, as_json: bool, dry_run: bool) ->
             found = group(keys, listing)
             marked = retain.marks(keys, found, listing)
             marked |= {(item.attempt, item.commit) for item, each in view.commits.items() if each.manifest.kept}
-            steps = plan_retention(view.attempts[-1].number + 1, found, view.line, settings.keep, marked)
+            numbers = [attempt.number for attempt in view.attempts]
+            ended = await newest_ended(store, keys, numbers)
+            steps = plan_retention(numbers[-1] + 1, found, view.line, settings.keep, marked, ended)
         else:
             await refuse_without_delete(store, keys, "gc")
             try:

@@ -18,19 +18,21 @@ _FLAG = "setting_"
 """Before the names of settings among a command's parameters."""
 
 
-def verb(*, examples: str, settings: bool = True) -> Callable[[Callable[..., Any]], Verb]:
+def verb(*, examples: str, settings: bool = True, needs_task: bool = True) -> Callable[[Callable[..., Any]], Verb]:
     """Make a function the command of its module; it is called with its own options and these:
 
     `as_json` (--json), `settings` (the loaded `Settings`: one flag for each setting, and --config), and first the
     `App` where the function is decorated with `@click.pass_obj`. It returns its exit code, or None for 0.
 
-    `examples`: one command line each, for the help. `settings=False`: a verb that works without them.
+    `examples`: one command line each, for the help. `settings=False`: a verb that works without them;
+    `needs_task=False`: one that works with no task.
     """
 
     def decorate(function: Callable[..., Any]) -> Verb:
         command = click.command("command", cls=Verb)(function)
         lines = (line.strip() for line in examples.splitlines())
         command.examples, command.with_settings = [line for line in lines if line], settings
+        command.needs_task = needs_task
         return command
 
     return decorate
@@ -41,6 +43,7 @@ class Verb(click.Command):
 
     examples: list[str]
     with_settings = True
+    needs_task = True
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         own = [*super().get_params(ctx), *_common(self.with_settings)]
@@ -95,7 +98,8 @@ class Verb(click.Command):
 
         given = {name: ctx.params.pop(name) for name in list(ctx.params) if name.startswith(_FLAG)}
         flags = {name.removeprefix(_FLAG): value for name, value in given.items() if value is not None}
-        settings = load(_table(ctx), flags=flags, config=ctx.params.pop("config_file"))
+        file = ctx.params.pop("config_file")
+        settings = load(_table(ctx), flags=flags, config=file, needs_task=self.needs_task)
         app: App = ctx.obj
         app.debug = settings.log_level == "debug"
         app.secrets = secrets_of(settings)

@@ -52,11 +52,13 @@ def load(
     config: Path | None = None,
     environ: MutableMapping[str, str] = os.environ,
     directory: Path | None = None,
+    needs_task: bool = True,
 ) -> Settings:
     """The settings, each with its origin.
 
     `flags`: field → text. `config`: the file that stands for `directory`/syncd.toml. AWS_* names of .env are put into
-    `environ`, where the S3 client looks for them. Raises one error with a line for each mistake: `UsageError` when
+    `environ`, where the S3 client looks for them. `needs_task`: on a store that machines share the task must have been
+    given its name. Raises one error with a line for each mistake: `UsageError` when
     all are flags', else `ConfigError`.
     """
     found = _Found({line.name: line for line in knobs(table)})
@@ -70,7 +72,8 @@ def load(
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     _read_toml(found, named or directory / "syncd.toml", required=named is not None)
     _read_secret_files(found)
-    _see_task(found)
+    if needs_task:
+        _see_task(found)
     return _validated(table, found)
 
 
@@ -236,3 +239,20 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     values = (getattr(settings, line.name) for line in knobs(type(settings)) if line.secret or line.masked)
     texts = {str(value.get_secret_value()) for value in values if value is not None}
     return tuple(sorted((text for text in texts if len(text) > 2), key=len, reverse=True))
+
+
+def handed_on(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a child process that is to have the same settings, wherever ours came from."""
+    table = knobs(type(settings))
+    names = {env for line in table for env in line.env}
+    env = {name: value for name, value in environ.items() if name not in names}
+    for line in table:
+        value = getattr(settings, line.name)
+        from_file = getattr(settings, f"{line.name}_file", None) is not None  # which is handed on itself
+        if value is None or from_file or settings.origin(line.name) == "default":
+            continue
+        secret = getattr(value, "get_secret_value", None)
+        text = str(secret()) if secret else str(int(value)) if isinstance(value, bool) else line.text(value)
+        if text:
+            env[line.env[0]] = text
+    return env

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from syncd.model.checkpoint import FileEntry, Manifest
+from syncd.model.names import RESERVED
 
 P = TypeVar("P")
 
@@ -64,6 +65,19 @@ def free_name(name: str, used: Set[str], begun: Set[str] = frozenset()) -> str:
             if free(candidate):
                 return candidate
         generation += 1
+
+
+def unfinished(begun: Set[str], used: Set[str]) -> set[str]:
+    """Directories that were begun and belong to no commit: a manifest that names their files may still be on its way.
+
+    >>> sorted(unfinished({"checkpoint-1", "checkpoint-1/sub", "checkpoint-2", "events"}, {"checkpoint-1"}))
+    ['checkpoint-2']
+    """
+
+    def committed(name: str) -> bool:
+        return any(name == each or name.startswith(each + "/") or each.startswith(name + "/") for each in used)
+
+    return {name for name in begun if name.split("/", 1)[0] not in RESERVED and not committed(name)}
 
 
 def triage(waiting: Sequence[P], backlog: int) -> tuple[P | None, list[P]]:

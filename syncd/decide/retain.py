@@ -68,13 +68,19 @@ def keepers(line: Sequence[LineItem], present: Set[tuple[int, str]], keep: int) 
 
 
 def plan_retention(
-    attempt: int, found: Sequence[Found], line: Sequence[LineItem], keep: int, marked: Set[tuple[int, str]]
+    attempt: int,
+    found: Sequence[Found],
+    line: Sequence[LineItem],
+    keep: int,
+    marked: Set[tuple[int, str]],
+    untouched: int = 0,
 ) -> list[Delete]:
     """What the owner of `attempt` may delete: manifests first, then files (I1, I7).
 
     `line`: own commits newest first, then the own record's line; checkpoints outside of it do not count as kept.
-    `marked`: commits kept by a mark. Of lower attempts everything outside the line goes, of the own attempt only older
-    commits (its orphans may be running uploads), of higher ones nothing. Finished models stay.
+    `marked`: commits kept by a mark; `untouched`: nothing of attempts up to this one goes. Of lower attempts everything
+    outside the line goes, of the own attempt only older commits (its orphans may be running uploads), of higher ones
+    nothing. Finished models stay.
     """
     present = {(each.attempt, each.commit) for each in found if each.manifest}
     kept = {(item.attempt, item.commit) for item in keepers(line, present, keep)} | marked
@@ -82,7 +88,8 @@ def plan_retention(
     doomed = [
         each
         for each in found
-        if (each.attempt, each.commit) not in kept
+        if each.attempt > untouched
+        and (each.attempt, each.commit) not in kept
         and not is_final(each.commit)
         and (each.attempt < attempt or (each.attempt == attempt and each.manifest))
     ]

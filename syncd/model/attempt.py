@@ -77,6 +77,15 @@ class Record(Struct, frozen=True, kw_only=True):
         return tuple(parse_item(text, where) for text in self.line)
 
 
+class Closed(Struct, frozen=True, kw_only=True):
+    """`closed.json`: who came first, the attempt itself with its result (`by` is its own number), or a successor that
+    deletes. Create-only, for good.
+    """
+
+    version: Literal[1] = 1
+    by: Annotated[int, Meta(ge=1)]
+
+
 class Done(Struct, frozen=True, kw_only=True):
     """`done.json`: the task's result for good. The first create-only put wins, whoever makes it.
 

@@ -23,6 +23,15 @@ def attempt_number(name: str) -> int | None:
     return int(found[1])
 
 
+def scratch(token: str) -> str:
+    """The prefix below which `syncd doctor` tries a store. No task has such a name: none begins with `-`.
+
+    >>> scratch("4f1a")
+    '-syncd-doctor/4f1a/'
+    """
+    return f"-syncd-doctor/{token}/"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys of one task. `task` is one path component; every key begins with it and a slash."""
@@ -47,6 +56,9 @@ class Keys:
 
     def record(self, attempt: int) -> str:
         return self.attempt(attempt) + "resume.json"
+
+    def closed(self, attempt: int) -> str:
+        return self.attempt(attempt) + "closed.json"
 
     def manifests(self, attempt: int) -> str:
         """Prefix of an attempt's manifests, with its slash."""

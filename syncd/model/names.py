@@ -10,7 +10,7 @@ MAX_PATH = 900
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _LAST_NUMBER = re.compile(r"(\d+)(?!.*\d)")
 RESERVED = frozenset(
-    {"attempt.json", "resume.json", "done.json", "heartbeat.json"}
+    {"attempt.json", "resume.json", "closed.json", "done.json", "heartbeat.json"}
     | {"manifests", "events", "logs", "extra", "kept", "resume", "evidence", ".syncd"}
 )
 """First components of a checkpoint's name that would collide with the store's own keys."""

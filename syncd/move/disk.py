@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.decide.push import burned
+from syncd.decide.push import burned, unfinished
 from syncd.errors import Corrupt
 from syncd.local.files import read_small, write_small
 from syncd.local.lock import identity
@@ -13,18 +13,36 @@ from syncd.model import canonical
 from syncd.model.attempt import Claim, DiskAttempt, Record
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys
+from syncd.move.close import newest_ended
 from syncd.move.objects import Owner, Standing, get_or_none, read_commits, read_record, standing
 from syncd.store import Store
+
+ROOM = 1 << 20
+"""Added to an attempt's numbers where some were given that we do not know: more than any life of a daemon gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """The disk's attempt goes on, as a paused one would: its record, and its commits found again by listing."""
+    """The disk's attempt goes on, as a paused one would: its record, and its commits found again by listing.
+
+    `unreadable`: there are manifests that cannot be read; `begun`: directories that hold objects of the attempt.
+    """
 
     owner: Owner
     record: Record
     commits: tuple[Committed, ...]
+    unreadable: bool
+    begun: set[str]
     families: tuple[str, ...]
+
+    def taken(self, pinned: dict[str, int]) -> tuple[set[str], int]:
+        """Names that are given, and the highest number that may be; `pinned`: names and numbers of pins to be sent again.
+
+        Where others were given too, by a life of the daemon that ended, their manifests may still be on their way.
+        """
+        used = {found.commit for found in self.commits} | pinned.keys()
+        number = max([found.manifest.number for found in self.commits] + list(pinned.values()), default=0)
+        return used, number + (ROOM if self.unreadable or unfinished(self.begun, used) else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +105,11 @@ async def resolve(
     now: Standing = await standing(store, keys)
     if now.newest > note.attempt:
         return Overtaken(note.attempt, now.newest, again=note.superseded)
+    if await newest_ended(store, keys, [note.attempt]):
+        return ClaimAnew(f"attempt {note.attempt} had begun to name its result")
     commits = await read_commits(store, keys, note.attempt)
-    return GoOn(Owner(keys, note.attempt, note.nonce), record, commits.good, note.families)
+    owner = Owner(keys, note.attempt, note.nonce)
+    return GoOn(owner, record, commits.good, bool(commits.bad), await _begun(store, owner), note.families)
 
 
 async def _is_ours(store: Store, keys: Keys, note: DiskAttempt) -> bool:
@@ -96,8 +117,6 @@ async def _is_ours(store: Store, keys: Keys, note: DiskAttempt) -> bool:
     return data is not None and canonical.decode(data, Claim, keys.claim(note.attempt)).nonce == note.nonce
 
 
-async def names_in_use(store: Store, owner: Owner, commits: tuple[Committed, ...]) -> tuple[set[str], set[str]]:
-    """Of an attempt that goes on: commit names taken, and directories with objects of uploads that ended early."""
+async def _begun(store: Store, owner: Owner) -> set[str]:
     prefix = owner.keys.attempt(owner.attempt)
-    paths = [entry.key.removeprefix(prefix) for entry in await store.list(prefix)]
-    return {found.commit for found in commits}, burned(paths)
+    return burned([entry.key.removeprefix(prefix) for entry in await store.list(prefix)])

@@ -6,10 +6,14 @@ from syncd.model.attempt import Record
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys, attempt_number
 from syncd.move import retain
+from syncd.move.close import close_lower
 from syncd.move.objects import Owner, at_work, standing
 from syncd.move.restore import sound
 from syncd.move.start import Started, claim, put_record, start
 from syncd.store import Gate, Store
+
+LEFT_BY_RESET = ("attempt.json", "resume.json", "closed.json")
+"""Objects of an attempt that are never deleted: by them a zombie of it learns that it is one."""
 
 
 async def refuse_beside_another(store: Store, keys: Keys, now: float, verb: str) -> None:
@@ -54,9 +58,10 @@ async def reset(store: Store, keys: Keys, *, node: str, now: float, single_write
     """Take the task, record a start from zero, and return what is to be deleted, in this order."""
     owner = await claim(store, keys, node=node, now=now, single_writer=single_writer)
     await put_record(store, owner, Record(line=(), why="reset", nonce=owner.nonce))
-    newest = (await standing(store, keys)).newest
-    if newest > owner.attempt:
-        raise Superseded(f"attempt {newest} has taken over meanwhile; nothing is deleted")
+    there = await standing(store, keys)
+    if there.newest > owner.attempt:
+        raise Superseded(f"attempt {there.newest} has taken over meanwhile; nothing is deleted")
+    await close_lower(store, owner, there.attempts)  # else a zombie could still name a result that is deleted now
     return await plan_reset(store, keys, owner.attempt)
 
 
@@ -66,7 +71,7 @@ async def plan_reset(store: Store, keys: Keys, upto: int) -> list[Delete]:
     for entry in await store.list(keys.top):
         head, _, rest = entry.key.removeprefix(keys.top).partition("/")
         number = attempt_number(head)
-        if number is None or (number <= upto and rest not in ("attempt.json", "resume.json")):
+        if number is None or (number <= upto and rest not in LEFT_BY_RESET):
             doomed.append(entry.key)
     order = {keys.done: 0}
     doomed.sort(key=lambda key: (order.get(key, 1 if "/manifests/" in key else 2), key))

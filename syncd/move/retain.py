@@ -8,6 +8,7 @@ from syncd.local.threads import all_of
 from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys
+from syncd.move.close import close_lower
 from syncd.move.objects import Owner, read_manifest
 from syncd.move.start import fence
 from syncd.store import Store
@@ -21,7 +22,7 @@ async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> l
     `line`: own commits newest first, then the own record's line. To be called after the own record, and after the
     newest own commit. Raises `Superseded` or `AlreadyDone` where nothing may be deleted, now or later.
     """
-    await fence(store, owner)
+    attempts = (await fence(store, owner)).attempts
     listing = [entry.key for entry in await store.list(owner.keys.top)]
     found = group(owner.keys, listing)
     marked = marks(owner.keys, found, listing)
@@ -30,7 +31,10 @@ async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> l
     marked |= {
         (each.attempt, each.commit) for each in found if each.manifest in keys and await _kept(store, owner, each)
     }
-    return plan_retention(owner.attempt, found, line, keep, marked)
+    untouched = 0
+    if any(not step.key.startswith(owner.keys.attempt(owner.attempt)) for step in doomed):
+        untouched = await close_lower(store, owner, attempts)
+    return plan_retention(owner.attempt, found, line, keep, marked, untouched)
 
 
 def marks(keys: Keys, found: list[Found], listing: list[str]) -> set[tuple[int, str]]:

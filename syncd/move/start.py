@@ -10,7 +10,16 @@ from syncd.model import canonical
 from syncd.model.attempt import Claim, LineItem, Record, Skipped
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys
-from syncd.move.objects import Owner, create_once, get_or_none, read_commits, read_item, read_record, standing
+from syncd.move.objects import (
+    Owner,
+    Standing,
+    create_once,
+    get_or_none,
+    read_commits,
+    read_item,
+    read_record,
+    standing,
+)
 from syncd.store import Store
 
 
@@ -120,8 +129,8 @@ async def restore_newest(
     return None, None, skipped
 
 
-async def fence(store: Store, owner: Owner) -> None:
-    """Rule 5: LIST; raises `Superseded` for a newer attempt and `AlreadyDone` for a result."""
+async def fence(store: Store, owner: Owner) -> Standing:
+    """Rule 5: LIST; what it says. Raises `Superseded` for a newer attempt and `AlreadyDone` for a result."""
     now = await standing(store, owner.keys)
     if now.newest > owner.attempt:
         raise Superseded(
@@ -129,6 +138,7 @@ async def fence(store: Store, owner: Owner) -> None:
         )
     if now.done:
         raise AlreadyDone
+    return now
 
 
 Prepare = Callable[[Committed | None], Awaitable[None]]

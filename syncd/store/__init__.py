@@ -8,12 +8,13 @@ effect, never half.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from syncd.errors import Torn, Unreadable
+from syncd.model.answer import Answer
 from syncd.model.checkpoint import FileSum
 
 
@@ -90,6 +91,27 @@ class Store(Protocol):
 
     async def aclose(self) -> None:
         """Free connections and threads."""
+
+
+Probe = Callable[[str], Awaitable[Answer]]
+"""Asks a store one question by means of its own, under a key that is the caller's to write and to delete."""
+
+
+class Telling(Protocol):
+    """What a store may have beside its verbs, as its attribute `telling`, for `syncd doctor`: nothing depends on it."""
+
+    async def about(self) -> Mapping[str, str]:
+        """What it knows of itself, by names for people: kind of server, endpoint, how bodies travel. Never a secret."""
+
+    def probes(self) -> Mapping[str, Probe]:
+        """What only it can ask, by the keys of `syncd.decide.doctor.QUESTIONS`: `checksums`, `clock`, `resume`, `keys`,
+        `versions`.
+
+        A probe raises what the verbs raise: then its question has no answer.
+        """
+
+    async def tidy(self, key: str) -> None:
+        """Remove what uploads of this key left unfinished, where a listing does not show it."""
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:

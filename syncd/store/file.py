@@ -5,7 +5,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn
 from syncd.local.digest import WINDOW, matches
 from syncd.local.threads import descriptor, to_its_end
 from syncd.local.trouble import FULL, RIGHTS, whose
+from syncd.model.answer import Answer, clocks
 from syncd.model.checkpoint import ranges
 from syncd.store import Entry, Fetched, Gate, Source, write_at
 
@@ -32,6 +33,7 @@ class FileStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._nameless = _has_nameless(root / TEMP)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> "FileStore":
@@ -58,6 +60,11 @@ class FileStore:
             raise ConfigError(f"SYNCD_STORE=file://{root}: {why}; name a directory that you may write") from None
         return cls(root)
 
+    @property
+    def telling(self) -> "Telling":
+        """What it knows of itself, for `syncd doctor`."""
+        return Telling(self)
+
     async def put(self, key: str, data: bytes) -> None:
         await self._call(key, lambda: self._write(key, data, exclusive=False))
 
@@ -77,7 +84,7 @@ class FileStore:
                     async with gate(length):
                         await self._call(key, partial(_copy, source, fd, offset, length, digest))
                 await self._call(key, lambda: os.fsync(fd))
-            await self._call(key, lambda: self._publish(temp, key, exclusive=False))
+                await self._call(key, lambda: self._publish(fd, temp, key, exclusive=False))
         finally:
             with suppress(OSError):  # a disk that failed: what is left there goes when the store is opened
                 temp.unlink(missing_ok=True)
@@ -111,6 +118,10 @@ class FileStore:
 
         return await to_its_end(translated)
 
+    async def written(self, key: str) -> float:
+        """When an object was written, in seconds since the epoch, by the clock of the file system."""
+        return await self._call(key, lambda: self._path(key).stat().st_mtime)
+
     def _path(self, key: str) -> Path:
         if any(part in ("", ".", "..") for part in key.rstrip("/").split("/")) or "\0" in key or key.startswith(TEMP):
             raise Denied(f"{key!r} is not a key")
@@ -121,33 +132,38 @@ class FileStore:
 
     def _write(self, key: str, data: bytes, *, exclusive: bool) -> None:
         temp = self._temp()
-        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = self._create(temp, key)
         try:
             try:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view) :]
                 os.fsync(fd)
+                self._publish(fd, temp, key, exclusive=exclusive)
             finally:
                 os.close(fd)
-            self._publish(temp, key, exclusive=exclusive)
         finally:
             temp.unlink(missing_ok=True)
 
-    def _publish(self, temp: Path, key: str, *, exclusive: bool) -> None:
+    def _publish(self, fd: int, temp: Path, key: str, *, exclusive: bool) -> None:
         """Give a finished file its name. A link is the create-only rename that every POSIX file system has."""
         path = self._path(key)
+        named = not self._nameless
         while True:
-            self._make_parents(path.parent)
             try:
+                self._make_parents(path.parent)
+                if not named:
+                    _name(fd, temp)
+                    named = True
                 if exclusive:
                     os.link(temp, path)
+                    temp.unlink(missing_ok=True)
                 else:
                     temp.replace(path)
             except FileNotFoundError:
-                if not temp.exists():
+                if not (temp.parent.is_dir() and (temp.exists() or not named)):
                     raise
-                continue  # a delete of the last sibling removed the directory in between
+                continue  # a delete of the last sibling removed a directory in between
             except OSError as error:
                 if exclusive and error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                     raise Denied(
@@ -155,7 +171,8 @@ class FileStore:
                     ) from None
                 raise
             break
-        _fsync_dir(path.parent)
+        with suppress(FileNotFoundError):  # it was there, and another has deleted it already
+            _fsync_dir(path.parent)
 
     def _make_parents(self, directory: Path) -> None:
         made = []
@@ -178,7 +195,10 @@ class FileStore:
             return b"".join(pieces)
 
     def _create(self, temp: Path, key: str) -> int:
+        """An empty file to write into. Where it can be it has no name yet: what is killed then leaves nothing behind."""
         with _translate(self.root, key):
+            if self._nameless:
+                return os.open(temp.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644)
             return os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def _open(self, key: str) -> int:
@@ -240,12 +260,82 @@ class FileStore:
             if error.errno not in _MISSING:
                 raise
         for parent in path.parents:
-            if parent == self.root:
+            if parent == self.root or not _remove_empty(parent):
                 break
-            try:
-                parent.rmdir()
-            except OSError:
-                break  # not empty, or another's rmdir was first
+
+
+def _remove_empty(directory: Path) -> bool:
+    """Remove a directory that holds no file; whether it is gone. Empty ones in it are of writers who died before the file."""
+    try:
+        directory.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            return error.errno in _MISSING  # another's rmdir was first
+    else:
+        return True
+    try:
+        with os.scandir(directory) as children:
+            for child in children:
+                if not child.is_dir(follow_symlinks=False) or not _remove_empty(Path(child.path)):
+                    return False
+        directory.rmdir()
+    except OSError:
+        return False  # somebody writes there again
+    return True
+
+
+def _name(fd: int, path: Path) -> None:
+    """Link a nameless file. The directory's descriptor is there to have linkat called, which follows the link in /proc."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory, follow_symlinks=True)
+    finally:
+        os.close(directory)
+
+
+def _has_nameless(directory: Path) -> bool:
+    """Whether files can be written here before they have a name: not on NFS, and not without /proc."""
+    probe = directory / uuid.uuid4().hex
+    try:
+        fd = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:
+            _name(fd, probe)
+        finally:
+            os.close(fd)
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+class Telling:
+    """A `syncd.store.Telling`."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+
+    async def about(self) -> Mapping[str, str]:
+        root = self._store.root
+        free = await to_its_end(os.statvfs, root)
+        return {
+            "kind": "directory",
+            "directory": str(root),
+            "free": f"{free.f_bavail * free.f_frsize / (1 << 30):.1f} GiB",
+        }
+
+    def probes(self) -> Mapping[str, Callable[[str], Awaitable[Answer]]]:
+        return {"checksums": self._checksums, "clock": self._clock}
+
+    async def tidy(self, key: str) -> None:
+        """A cancelled upload has removed its file."""
+
+    async def _checksums(self, key: str) -> Answer:
+        return Answer(False, "files are compared as they are read, and not again as they lie on the disk")
+
+    async def _clock(self, key: str) -> Answer:
+        before = time.time()
+        await self._store.put(key, b"x")
+        return clocks(await self._store.written(key) - before)
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from syncd.errors import Denied, SlowDown, StoreError, Transient
-from syncd.store import Entry, Fetched, Gate, Source, Store
+from syncd.store import Entry, Fetched, Gate, Source, Store, Telling
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -28,6 +28,11 @@ class Opening:
     def way(self) -> str | None:
         """How large bodies travel, where the store says so and has been opened."""
         return getattr(self._store, "way", None)
+
+    @property
+    def telling(self) -> Telling | None:
+        """Who tells of the store, where it has one and has been opened."""
+        return getattr(self._store, "telling", None)
 
     async def _get(self) -> Store:
         async with self._lock:
@@ -104,9 +109,9 @@ class Retrying:
     """Repeats what failed for a while, for as long as the process lives, with full jitter.
 
     `Transient` is always waited out. `Denied` ends the start; once `patient` is set (a trainer depends on us) it is
-    waited out too: rights come back, and a trainer is worth more than a clean exit. Not so a delete: nothing waits for
-    it, and keys without that right are a policy. A create-only put is repeated like
-    any other: the caller tells its own object by its bytes.
+    waited out too: rights come back, and a trainer is worth more than a clean exit; but for deletes, which are done
+    without: keys often lack that right, and no checkpoint may wait for it. A create-only put is repeated like any other:
+    the caller tells its own object by its bytes.
     """
 
     def __init__(
@@ -134,13 +139,22 @@ class Retrying:
         """How large bodies travel, where the store says so."""
         return getattr(self.inner, "way", None)
 
-    async def _retry(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
+    @property
+    def telling(self) -> Telling | None:
+        """Who tells of the store, where it has one."""
+        return getattr(self.inner, "telling", None)
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer of a store that tells of itself, repeated like a verb."""
+        return await self._retry("ask", question)
+
+    async def _retry(self, verb: str, call: Callable[[], Awaitable[T]], *, patient: bool | None = None) -> T:
         tries, began = 0, self._monotonic()
         while True:
             try:
                 result = await call()
             except (Transient, Denied) as error:
-                if isinstance(error, Denied) and (verb == "delete" or not self.patient):
+                if isinstance(error, Denied) and not (self.patient if patient is None else patient):
                     raise
                 self.health.failed(verb, str(error))
                 if isinstance(error, SlowDown):
@@ -176,7 +190,7 @@ class Retrying:
         return await self._retry("list", lambda: self.inner.list(prefix, shallow=shallow))
 
     async def delete(self, key: str) -> None:
-        await self._retry("delete", lambda: self.inner.delete(key))
+        await self._retry("delete", lambda: self.inner.delete(key), patient=False)
 
     async def aclose(self) -> None:
         await self.inner.aclose()

@@ -23,9 +23,18 @@ class Node:
     """One machine: `root` is its disk. `boot()` is a start of the daemon, as often as one likes."""
 
     def __init__(
-        self, store: Store, root: Path, *, task: str = "task", keep: int = 2, backlog: int = 1, seal: str | None = None
+        self,
+        store: Store,
+        root: Path,
+        *,
+        task: str = "task",
+        keep: int = 2,
+        backlog: int = 1,
+        seal: str | None = None,
+        url: str = "test://store",
     ) -> None:
-        self.store, self.root, self.task = store, root, task
+        """`url`: under which the disk knows the store; for a disk that a real daemon has, the daemon's."""
+        self.store, self.root, self.task, self.url = store, root, task, url
         self.keep, self.backlog, self.seal = keep, backlog, seal
         self.events: list[tuple[str, dict[str, object]]] = []
         self.keeper = self.new_keeper()
@@ -36,7 +45,7 @@ class Node:
 
         return Keeper(
             store=self.store,
-            store_url="test://store",
+            store_url=self.url,
             keys=Keys(self.task),
             root=Root(self.root, say, quiet=0.0),
             node=self.root.name,

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "_SYNCD_LIFE"
@@ -35,14 +36,13 @@ def started(pid: int) -> int | None:
 def members(pgid: int, life: str) -> list[int]:
     """The living processes of the group (0: of none), or marked with `life` and ours; without this process."""
     mark = f"{MARK}={life}".encode()
-    found = []
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        fields = _stat(pid)
-        if not fields or fields[0] in "ZX" or pid == os.getpid():
-            continue
-        if (pgid and int(fields[2]) == pgid) or _is_marked(pid, mark):
-            found.append(pid)
-    return found
+    return [pid for pid, fields in _living() if (pgid and int(fields[2]) == pgid) or _is_marked(pid, mark)]
+
+
+def marked(name: str, value: str) -> list[int]:
+    """The living processes of ours that have this environment variable; without this process."""
+    mark = f"{name}={value}".encode()
+    return [pid for pid, _ in _living() if _is_marked(pid, mark)]
 
 
 def send(pids: list[int], number: signal.Signals) -> None:
@@ -73,6 +73,13 @@ async def kill(pgid: int, life: str) -> bool:
         send(left, signal.SIGKILL)
         await asyncio.sleep(POLL)
     return True
+
+
+def _living() -> Iterator[tuple[int, list[str]]]:
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        fields = _stat(pid)
+        if fields and fields[0] not in "ZX" and pid != os.getpid():
+            yield pid, fields
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -59,7 +59,22 @@ def three(call: Call, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "verb", ["run", "sidecar", "push", "restore", "status", "ls", "verify", "reset", "gc", "config", "plugins"]
+    "verb",
+    [
+        "run",
+        "sidecar",
+        "push",
+        "restore",
+        "status",
+        "ls",
+        "verify",
+        "doctor",
+        "reset",
+        "gc",
+        "chaos",
+        "config",
+        "plugins",
+    ],
 )
 def test_every_verb_has_help_with_examples_and_json(call: Call, verb: str) -> None:
     code, out, _ = call(verb, "--help")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 
-from syncd.config import Settings, knobs, load, make_table, secrets_of
+from syncd.config import Settings, handed_on, knobs, load, make_table, secrets_of
 from syncd.errors import ConfigError, SyncdError, UsageError
 
 CANARY = "c4nary-s3cret"
@@ -291,6 +291,38 @@ def test_a_secret_is_in_no_text_of_the_settings(here: Path) -> None:
 
 def test_a_secret_is_redacted_even_where_another_value_repeats_it(here: Path) -> None:
     lines(ConfigError, here, {"SYNCD_DEMO_TOKEN": CANARY, "SYNCD_KEEP": CANARY})
+
+
+# ---- handed on to a child
+
+
+def test_a_child_has_the_same_settings_wherever_they_came_from(here: Path) -> None:
+    (here / "syncd.toml").write_text('upload_limit = "20Mbit"\nwatch_events = false\nextra = ["a", "b/**"]')
+    (here / ".env").write_text("SYNCD_GRACE=15m\n")
+    (here / "token").write_text(CANARY)
+    environ = {"SYNCD_KEEP": "6", "SYNCD_NODE": "", "PATH": "/bin", "AWS_REGION": "r"}
+    flags = {"keep": "7", "memory_budget": "100MB", "digest": "sha256", "demo_count": "0"}
+    ours = read(here, environ, flags=flags | {"demo_token_file": str(here / "token")})
+    env = handed_on(ours, environ)
+    print(env)
+    theirs = load(TABLE, environ=dict(env), directory=here / "elsewhere")
+    assert ours.model_dump() == theirs.model_dump() | {"root": ours.root, "task": ours.task}
+    assert (env["PATH"], env["AWS_REGION"]) == ("/bin", "r")
+    assert "SYNCD_NODE" not in env, "a default is nothing to hand on"
+    assert CANARY not in str(env), "the file is named, not its secret"
+
+
+def test_a_child_gets_a_secret_by_its_own_name(here: Path) -> None:
+    environ = {"DEMO_TOKEN": CANARY}
+    env = handed_on(read(here, environ), environ)
+    assert env == {"SYNCD_DEMO_TOKEN": CANARY}
+    assert load(TABLE, environ=env, directory=here).demo_token.get_secret_value() == CANARY  # type: ignore[attr-defined]
+
+
+def test_a_verb_with_a_task_of_its_own_needs_no_name_for_a_shared_store(here: Path) -> None:
+    environ = {"SYNCD_STORE": "s3://bucket/prefix"}
+    assert "SYNCD_TASK" in lines(ConfigError, here, environ)[0]
+    assert read(here, environ, needs_task=False).store == "s3://bucket/prefix"
 
 
 def test_a_secret_has_no_flag_but_its_file_has() -> None:

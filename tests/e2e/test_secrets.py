@@ -61,7 +61,15 @@ def test_I10_secrets_are_in_no_output_event_status_object_or_process_listing(
     said(node.run(FAKE, AWS_SECRET_ACCESS_KEY=canaries["wrong key"]), 78, "refused by the store")
     said(node.run(FAKE, MQTT_URL=f"mqtt://x:{canaries['url']}@:broken"), 78, "a broken URL")
     said(node.run(FAKE, SYNCD_STORE=f"s3://key:{canaries['url']}@bucket/x"), 78, "credentials in the store's URL")
-    for verb in (["config"], ["config", "--json"], ["status", "--json"], ["ls"], ["verify"], ["plugins"]):
+    for verb in (
+        ["config"],
+        ["config", "--json"],
+        ["status", "--json"],
+        ["ls"],
+        ["verify"],
+        ["plugins"],
+        ["doctor", "--bytes", "0"],
+    ):
         process = node.start([SYNCD, *verb])
         process.code(30)
         shown.append((" ".join(verb), process.text.encode()))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from syncd.errors import Superseded, UsageError
+from syncd.errors import Denied, Superseded, UsageError
 from syncd.model import canonical
 from syncd.model.heartbeat import HeartbeatBody
 from syncd.model.keys import Keys
@@ -13,9 +13,22 @@ from syncd.move.own import own, plan_gc, refuse_beside_another, reset
 from syncd.move.retain import carry_out
 from syncd.store import Store
 from syncd.store.memory import MemoryStore
+from syncd.store.wrap import Retrying
 from syncd.testing import CrashingStore, Node, NodeDied, open_gate, verify
+from syncd.testing.stores import Around
 
 KEYS = Keys("task")
+
+
+class Undeletable(Around):
+    """Keys that may write and not delete, until they are `granted` that too."""
+
+    granted = False
+
+    async def delete(self, key: str) -> None:
+        if not self.granted:
+            raise Denied(f"{key}: no right")
+        await self.inner.delete(key)
 
 
 async def gc(store: Store, keep: int = 2) -> None:
@@ -46,6 +59,22 @@ async def test_I7_gc_keeps_the_newest_of_the_line_and_what_is_marked(ram_path: P
         "checkpoint-4.json",
         "checkpoint-5.json",
     ]
+    await verify(store)
+
+
+async def test_keys_without_the_right_to_delete_still_commit_every_checkpoint_and_it_is_told_once(
+    ram_path: Path,
+) -> None:
+    store = Undeletable(MemoryStore())
+    retrying = Retrying(store)
+    retrying.patient = True  # as in a daemon: a trainer depends on us
+    node = await run_of(retrying, ram_path / "a", (1, 2, 3, 4, 5), keep=2)
+    assert len(await commits(store)) == 5
+    assert [name for name, _ in node.events].count("not_deleted") == 1
+    store.granted = True
+    node.save(6)
+    await node.push_all()
+    assert len(await commits(store)) == 2
     await verify(store)
 
 
@@ -85,7 +114,11 @@ async def test_reset_leaves_claims_and_records_and_the_next_start_is_from_zero(r
     (node.root / "final" / "m").write_text("model")
     await node.keeper.finish()
     await carry_out(store, await reset(store, KEYS, node="operator", now=0.0))
-    assert {entry.key.rsplit("/", 1)[-1] for entry in await store.list("task/")} == {"attempt.json", "resume.json"}
+    assert {entry.key.rsplit("/", 1)[-1] for entry in await store.list("task/")} == {
+        "attempt.json",
+        "resume.json",
+        "closed.json",
+    }
     again = Node(store, ram_path / "c")
     assert (await again.boot()).checkpoint is None
     await verify(store)

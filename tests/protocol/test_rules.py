@@ -14,7 +14,7 @@ from syncd.move.start import AlreadyDone, claim, start
 from syncd.store import Store
 from syncd.store.memory import MemoryStore
 from syncd.store.wrap import Retrying
-from syncd.testing import FlakyStore, Node, verify
+from syncd.testing import FlakyStore, Node, NodeDied, verify
 from syncd.testing.stores import Around
 
 KEYS = Keys("task")
@@ -260,6 +260,59 @@ async def test_of_two_finishers_the_first_result_stands(ram_path: Path) -> None:
     assert late == first
     assert canonical.decode(store.objects[KEYS.done], Done, "done").attempt == 1
     assert store.objects["task/attempt-0001/final/model"] == b"a"
+    await verify(store)
+
+
+async def test_a_zombie_names_no_result_once_a_successor_deletes(ram_path: Path) -> None:
+    """Rule 15: else done.json would name a checkpoint that is gone."""
+    store = MemoryStore()
+    zombie = await two_commits(store, ram_path)
+    second = Node(store, ram_path / "b")
+    await second.boot()
+    for step in (3, 4, 5):
+        second.save(step)
+        await second.push_all()
+    assert "task/attempt-0001/manifests/checkpoint-2.json" not in store.objects
+    with pytest.raises(Superseded, match="names no result"):
+        await zombie.keeper.finish()
+    assert KEYS.done not in store.objects
+
+
+async def test_I7_nothing_of_an_attempt_that_names_its_result_is_deleted(ram_path: Path) -> None:
+    store = MemoryStore()
+
+    async def overtake() -> None:
+        second = Node(store, ram_path / "b")
+        await second.boot()
+        for step in (3, 4, 5):
+            second.save(step)
+            await second.push_all()
+
+    finisher = await two_commits(Before(store, "create", "done.json", overtake), ram_path)
+    done = await finisher.keeper.finish()
+    assert done
+    assert done.result.startswith("attempt-0001/checkpoint-2 ")
+    await verify(store)
+
+
+async def test_an_attempt_that_began_to_name_its_result_does_not_go_on(ram_path: Path) -> None:
+    """Its done.json may still be on its way; what it names must not be let go by a further life."""
+    store = MemoryStore()
+
+    async def die() -> None:
+        raise NodeDied
+
+    node = await two_commits(Before(store, "create", "done.json", die), ram_path)
+    with pytest.raises(NodeDied):
+        await node.keeper.finish()
+    again = Node(store, ram_path / "a")
+    begun = await again.boot()
+    assert (begun.attempt, begun.checkpoint) == (2, "checkpoint-2")
+    for step in (3, 4, 5):
+        again.save(step)
+        await again.push_all()
+    assert "task/attempt-0001/manifests/checkpoint-2.json" in store.objects
+    await again.keeper.finish()
     await verify(store)
 
 

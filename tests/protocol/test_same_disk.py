@@ -72,6 +72,52 @@ async def test_a_pin_is_sent_under_its_own_name_and_number_after_a_restart(ram_p
     assert [(each.commit, each.manifest.number) for each in found] == [("checkpoint-1", 1), ("checkpoint-2", 2)]
 
 
+async def test_I1_a_manifest_on_its_way_shares_its_number_with_no_later_commit(ram_path: Path) -> None:
+    """The daemon dies with an unanswered manifest; its pin is torn; the manifest arrives after the next commit."""
+    store = MemoryStore()
+    sent: list[tuple[str, bytes]] = []
+
+    class Swallows(Around):
+        async def create(self, key: str, data: bytes) -> None:
+            if "/manifests/" in key:
+                sent.append((key, data))
+                raise NodeDied
+            await self.inner.create(key, data)
+
+    node = Node(Swallows(store), ram_path / "a")
+    await node.boot()
+    path = node.save(1)
+    with pytest.raises(NodeDied):
+        await node.push_all()
+    (path / "model.bin").write_bytes(b"written again in place")
+    node.save(2)
+    again = Node(store, ram_path / "a")
+    await again.boot()
+    await again.push_all()
+    await store.create(*sent[0])
+    found = (await read_commits(store, KEYS, 1)).good
+    assert found[0].commit == "checkpoint-1"
+    assert found[-1].manifest.name == "checkpoint-2"
+    assert len({each.manifest.number for each in found}) == len(found)
+    assert (await Node(store, ram_path / "b").boot()).checkpoint == "checkpoint-2"
+
+
+async def test_I1_a_manifest_that_cannot_be_read_shares_its_number_with_no_later_commit(ram_path: Path) -> None:
+    store = MemoryStore()
+    node = await trained(store, ram_path / "a", 1)
+    key = "task/attempt-0001/manifests/checkpoint-1.json"
+    whole = store.objects[key]
+    store.objects[key] = whole[:-5]
+    node.save(2)
+    again = Node(store, ram_path / "a")
+    await again.boot()
+    await again.push_all()
+    store.objects[key] = whole  # it was the reading that was bad
+    found = (await read_commits(store, KEYS, 1)).good
+    assert [each.manifest.name for each in found] == ["checkpoint-1", "checkpoint-2"]
+    assert found[0].manifest.number < found[1].manifest.number
+
+
 async def test_I1_a_commit_that_was_let_go_shares_its_number_with_no_other(ram_path: Path) -> None:
     store = MemoryStore()
     slow = SlowStore(store)

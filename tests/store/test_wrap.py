@@ -18,10 +18,17 @@ class Failing(MemoryStore):
         self.calls = 0
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        self._fail()
+        return await super().get(key, offset, length)
+
+    async def delete(self, key: str) -> None:
+        self._fail()
+        await super().delete(key)
+
+    def _fail(self) -> None:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        return await super().get(key, offset, length)
 
 
 def retrying(store: Failing, pauses: list[float], **options: object) -> Retrying:
@@ -57,6 +64,15 @@ async def test_denied_ends_a_start_but_is_waited_out_once_a_trainer_depends_on_u
     store = retrying(Failing(Denied("no right"), Denied("no right")), [])
     store.patient = True
     assert await store.get("k") == b"v"
+
+
+async def test_a_delete_that_is_denied_is_done_without_also_when_a_trainer_depends_on_us() -> None:
+    inner = Failing(Transient("away"), Denied("no right"))
+    store = retrying(inner, [])
+    store.patient = True
+    with pytest.raises(Denied):
+        await store.delete("k")
+    assert inner.calls == 2, "what passes was waited out"
 
 
 async def test_an_answer_is_no_failure() -> None:

@@ -1,0 +1,402 @@
+"""Asking a real store what it can do, below a prefix that no task has, of which nothing is left where it may be deleted."""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from syncd.decide.doctor import QUESTIONS, SMALL, STORE, second_measurement
+from syncd.errors import Denied, Exists, NotFound, StoreError, SyncdError, Torn, Transient
+from syncd.local.digest import crc_of, crc_range, sum_bytes, sum_file
+from syncd.local.threads import all_of, to_its_end
+from syncd.model.answer import Answer
+from syncd.model.checkpoint import RANGE, ranges
+from syncd.model.keys import scratch
+from syncd.move.objects import create_once
+from syncd.store import Entry, Gate, Source
+from syncd.store.wrap import Retrying
+
+LARGE = RANGE + (64 << 10)
+"""Bytes of the smallest file of two ranges that an upload can be interrupted between."""
+PIECE = 8 << 20
+"""Bytes of an object by which a fast link is measured, at most; smaller where that makes `LANES` of them."""
+LANES = 4
+LONGEST = 20.0
+"""Seconds after which a measurement is given up, and beyond which nothing is begun."""
+RIVALS = 4
+"""Create-only puts of one key at once."""
+
+Question = Callable[[], Awaitable[Answer]]
+
+
+class Doctor:
+    """The questions to one store. What it writes is removed at the end of its context; `left`: what is there even so,
+    by the last listing that was answered; `not_cleaned`: why, where the store did not say.
+
+    `most`: bytes that may be moved each way to measure the link, `largest`: that one file may have. `away`: the store
+    stopped answering, and nothing more was asked; `owing`: it did not answer something that a run needs.
+    """
+
+    def __init__(self, store: Retrying, up: Gate, down: Gate, *, most: int, largest: int, token: str) -> None:
+        self.store, self.most, self.largest = store, most, largest
+        self.top = scratch(token)
+        self.away = self.owing = False
+        self.left: list[Entry] = []
+        self.not_cleaned: str | None = None
+        self._gate_up, self._gate_down = up, down
+        self._reached, self._may_delete, self._interrupted = False, True, False
+        self._may_write = True
+        self._sent: list[tuple[str, int]] = []
+        self._rate: float | None = None
+        self._resume: Answer | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reached:
+            try:
+                await self._clean()
+            except SyncdError as failed:
+                self.not_cleaned = str(failed)
+
+    async def about(self) -> Mapping[str, str]:
+        """What the store says of itself; nothing where it says nothing."""
+        telling = self.store.telling
+        if telling is None:
+            return {}
+        try:
+            return await self.store.ask(telling.about)
+        except StoreError as error:
+            return {"about": str(error)}
+
+    async def ask(self) -> AsyncIterator[tuple[str, Answer]]:
+        """The answers, by the questions' keys. Ends where the store cannot be reached, or is no longer."""
+        own: Mapping[str, Question] = {
+            "reach": self._reach, "put": self._put, "delete": self._delete, "gone": self._gone, "create": self._create,
+            "list": self._list, "replace": self._replace, "ranges": self._ranges, "held": self._held,
+            "latency": self._latency, "up": self._up, "down": self._down, "upload": self._upload,
+            "resume": self._resumes,
+        }  # fmt: skip
+        for key in STORE:
+            if (QUESTIONS[key].offered and not self._tells(key)) or (key in own and not self._may_write):
+                continue
+            answer = await self._answered(key, own[key]) if key in own else await self._told(key)
+            yield key, answer
+            if self.away or not self._reached:
+                return
+            if key == "put" and not answer.yes:
+                self._may_write = False
+
+    async def _answered(self, key: str, question: Question) -> Answer:
+        try:
+            return await question()
+        except Transient as error:
+            self.owing = self.owing or QUESTIONS[key].needed
+            self.away = not await self._answers()
+            return Answer(None, str(error))
+        except (Torn, OSError) as error:
+            return Answer(None, str(error))
+        except SyncdError as error:
+            return Answer(False, str(error))
+
+    async def _answers(self) -> bool:
+        """Whether the store is still there, so that the next question is worth asking."""
+        try:
+            await self.store.list(self.top, shallow=True)
+        except Transient:
+            return False
+        except SyncdError:
+            pass
+        return True
+
+    async def _told(self, key: str) -> Answer:
+        """The store's own answer; one that it has no right to ask for is none."""
+        telling = self.store.telling
+        probe = telling.probes().get(key) if telling else None
+        if probe is None:
+            return Answer(None, "this store does not tell")
+
+        async def question() -> Answer:
+            try:
+                return await self.store.ask(partial(probe, self.top + key))
+            except Transient:
+                raise
+            except StoreError as error:
+                return Answer(None, str(error))
+
+        return await self._answered(key, question)
+
+    # ---- small objects
+
+    async def _reach(self) -> Answer:
+        await self.store.list(self.top, shallow=True)
+        self._reached = True
+        return Answer(True)
+
+    async def _put(self) -> Answer:
+        data = os.urandom(4096)
+        await self.store.put(self.top + "put", data)
+        return Answer(await self.store.get(self.top + "put") == data)
+
+    async def _delete(self) -> Answer:
+        await self.store.put(self.top + "delete", b"x")
+        try:
+            await self.store.delete(self.top + "delete")
+        except Denied as error:
+            self._may_delete = False
+            return Answer(False, str(error))
+        return Answer(True)
+
+    async def _gone(self) -> Answer:
+        if not self._may_delete:
+            return Answer(None, "nothing may be deleted")
+        listed = [entry.key for entry in await self.store.list(self.top)]
+        try:
+            await self.store.get(self.top + "delete")
+        except NotFound:
+            return Answer(
+                self.top + "delete" not in listed, "" if self.top + "delete" not in listed else "it is listed"
+            )
+        return Answer(False, "it can still be read")
+
+    async def _create(self) -> Answer:
+        """One after another, then some at once: exactly one may win, and what it wrote stands."""
+        key = self.top + "create"
+        first = os.urandom(32)
+        if not await create_once(self.store, key, first):
+            return Answer(False, "a new object was refused")
+        try:
+            await self.store.create(key, os.urandom(32))
+        except Exists:
+            if await self.store.get(key) != first:
+                return Answer(False, "it was refused, and replaced what was there")
+        else:
+            return Answer(False, "it was not refused")
+
+        rivals = [os.urandom(32) for _ in range(RIVALS)]
+        won = await all_of((partial(create_once, self.store, key + "-race", rival) for rival in rivals), RIVALS)
+        if won.count(True) != 1:
+            return Answer(False, f"of {RIVALS} at once {won.count(True)} were taken")
+        return Answer(await self.store.get(key + "-race") == rivals[won.index(True)])
+
+    async def _list(self) -> Answer:
+        below = self.top + "list/"
+        for name in ("a", "b/c"):
+            await self.store.put(below + name, name.encode())
+        deep, shallow = await self.store.list(below), await self.store.list(below, shallow=True)
+        if deep != [Entry(below + "a", 1), Entry(below + "b/c", 3)]:
+            return Answer(False, f"{len(deep)} of 2 objects are listed as they are")
+        if shallow != [Entry(below + "a", 1), Entry(below + "b/", 0)]:
+            return Answer(False, "a shallow listing shows other things")
+        return Answer(True)
+
+    async def _replace(self) -> Answer:
+        key, data = self.top + "put", os.urandom(5000)
+        await self.store.put(key, data)
+        got, listed = await self.store.get(key), await self.store.list(self.top)
+        return Answer(got == data and Entry(key, len(data)) in listed)
+
+    async def _ranges(self) -> Answer:
+        key, data = self.top + "put", os.urandom(5000)
+        await self.store.put(key, data)
+        with _memory() as fd:
+            piece = await self.store.get(key, 1000, 500)
+            came = [await self.store.fetch(key, 0, 2000, fd), await self.store.fetch(key, 2000, 9000, fd)]
+            whole = os.pread(fd, 6000, 0)
+        if [each.nbytes for each in came] != [2000, 3000]:
+            return Answer(False, f"{[each.nbytes for each in came]} bytes came of [2000, 3000]")
+        return Answer(piece == data[1000:1500] and whole == data)
+
+    async def _held(self) -> Answer:
+        """The client's half and, where sums are sent, the server's: I6 hangs on it."""
+        data = os.urandom(64 << 10)
+        with _memory(data) as fd:
+            try:
+                wrong = Source(fd, len(data), sum_bytes(data[:-1] + bytes([data[-1] ^ 1])))
+                await self.store.upload(self.top + "held", wrong, self._gate_up)
+            except Torn:
+                return Answer(True)
+        return Answer(False, "it was taken")
+
+    async def _latency(self) -> Answer:
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            await self.store.put(self.top + "put", b"x" * 500)
+            took.append(time.monotonic() - began)
+        return Answer(True, f"{1000 * statistics.median(took):.0f} ms", round(statistics.median(took), 4))
+
+    # ---- the link
+
+    async def _up(self) -> Answer:
+        """One object tells about how fast the link is; then some at once, for as long as is worth it."""
+        if not self.most:
+            return Answer(None, "--bytes 0")
+        first = min(SMALL, self.most)
+        seconds = await self._send(1, first)
+        if seconds is None:
+            self._rate = first / LONGEST
+            return Answer(True, f"less than {_rate(self._rate)}")
+        self._rate = first / seconds
+        wanted = second_measurement(seconds * SMALL / first, self.most)
+        if wanted:
+            piece = min(PIECE, wanted // LANES)
+            seconds = await self._send(wanted // piece, piece)
+            if seconds:
+                self._rate = wanted // piece * piece / seconds
+        return Answer(True, _rate(self._rate), round(self._rate))
+
+    async def _send(self, count: int, nbytes: int) -> float | None:
+        """Store so many objects of one size, some at once; the seconds, None where it took too long."""
+        with _memory(os.urandom(nbytes)) as fd:
+            source = Source(fd, nbytes, await asyncio.to_thread(sum_file, fd, nbytes))
+            keys = [f"{self.top}up-{nbytes}-{n}" for n in range(count)]
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(LONGEST):
+                    await all_of((partial(self.store.upload, key, source, self._gate_up) for key in keys), LANES)
+            except TimeoutError:
+                return None
+        self._sent = [(key, nbytes) for key in keys]
+        return time.monotonic() - began
+
+    async def _down(self) -> Answer:
+        if not self._sent:
+            return Answer(None, "nothing went up that could be fetched" if self.most else "--bytes 0")
+
+        async def fetch(fd: int, key: str, nbytes: int) -> int:
+            async with self._gate_down(nbytes):
+                return (await self.store.fetch(key, 0, nbytes, fd)).nbytes
+
+        with _memory() as fd:
+            began, moved = time.monotonic(), 0
+            try:
+                async with asyncio.timeout(LONGEST):
+                    moved = sum(await all_of((partial(fetch, fd, *each) for each in self._sent), LANES))
+            except TimeoutError:
+                return Answer(True, f"less than {_rate(sum(nbytes for _, nbytes in self._sent) / LONGEST)}")
+            rate = moved / (time.monotonic() - began)
+        return Answer(True, _rate(rate), round(rate))
+
+    # ---- a file of several ranges
+
+    async def _upload(self) -> Answer:
+        if self.largest < LARGE:
+            return Answer(None, f"it takes {LARGE / SMALL:.1f} MiB, more than --bytes allows")
+        if self._rate and LARGE / self._rate > LONGEST:
+            return Answer(None, f"its {LARGE / SMALL:.1f} MiB would take {LARGE / self._rate:.0f} s")
+        may_resume = await self._told("resume") if self._tells("resume") else None
+        key, content = self.top + "upload", await asyncio.to_thread(os.urandom, LARGE)
+        with _memory(content) as fd:
+            source = Source(fd, LARGE, await asyncio.to_thread(sum_file, fd, LARGE))
+            # Where an interrupted one could not be found again, its parts would stay for good.
+            stored = await self._interrupt(key, source) if may_resume is None or may_resume.yes else None
+            again = await self._send_counted(key, source)
+            self._interrupted = False
+            if may_resume and not may_resume.yes:
+                self._resume = may_resume
+            elif stored is None:
+                self._resume = Answer(None, "it was over before it could be interrupted")
+            else:
+                self._resume = Answer(again <= LARGE - stored)
+        return Answer(await self._reads_back(key, source))
+
+    def _tells(self, key: str) -> bool:
+        telling = self.store.telling
+        return telling is not None and key in telling.probes()
+
+    async def _interrupt(self, key: str, source: Source) -> int | None:
+        """Upload until one piece has gone, and be cancelled; its bytes, None for an upload that ended before."""
+        gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        begun = False
+
+        @asynccontextmanager
+        async def gate(nbytes: int) -> AsyncIterator[bool | None]:
+            nonlocal begun
+            if begun:
+                await asyncio.Event().wait()  # for the end
+            begun = True
+            async with self._gate_up(nbytes) as urgent:
+                yield urgent
+            gone.set_result(nbytes)
+
+        self._interrupted = True
+        upload = asyncio.ensure_future(self.store.upload(key, source, gate))
+        try:
+            either: set[asyncio.Future[Any]] = {upload, gone}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            upload.cancel()
+            await asyncio.wait({upload})
+        if not upload.cancelled():
+            upload.result()
+        return gone.result() if gone.done() and upload.cancelled() else None
+
+    async def _send_counted(self, key: str, source: Source) -> int:
+        """Upload; the bytes that had to be sent."""
+        sent = 0
+
+        @asynccontextmanager
+        async def gate(nbytes: int) -> AsyncIterator[bool | None]:
+            nonlocal sent
+            async with self._gate_up(nbytes) as urgent:
+                yield urgent
+            sent += nbytes
+
+        await self.store.upload(key, source, gate)
+        return sent
+
+    async def _reads_back(self, key: str, source: Source) -> bool:
+        with _memory() as fd:
+            for (offset, length), digest in zip(ranges(source.size), source.sum.ranges, strict=True):
+                async with self._gate_down(length):
+                    came = await self.store.fetch(key, offset, length, fd)
+                if came.nbytes != length or await to_its_end(crc_range, fd, offset, length) != crc_of(digest):
+                    return False
+        return True
+
+    async def _resumes(self) -> Answer:
+        if self._resume is None and self._tells("resume"):
+            return await self._told("resume")
+        return self._resume or Answer(None, "no file of several ranges was sent")
+
+    # ---- the end
+
+    async def _clean(self) -> None:
+        """Remove everything; what may not be removed is emptied, so that it weighs nothing."""
+        if self._interrupted and self.store.telling:
+            await self.store.telling.tidy(self.top + "upload")
+        self.left = await self.store.list(self.top)
+        if self._may_delete:
+            await all_of((partial(self.store.delete, entry.key) for entry in self.left), LANES)
+        else:
+            for entry in self.left:
+                if entry.size:
+                    await self.store.put(entry.key, b"")
+        self.left = await self.store.list(self.top)
+
+
+@contextmanager
+def _memory(content: bytes = b"") -> Iterator[int]:
+    """An open file in memory: the link is measured, not the disk, and nothing is written there."""
+    fd = os.memfd_create("syncd-doctor")
+    try:
+        os.write(fd, content) if content else None
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _rate(bytes_per_second: float) -> str:
+    """`9.5 MiB a second`."""
+    if bytes_per_second < SMALL:
+        return f"{bytes_per_second / 1024:.0f} KiB a second"
+    return f"{bytes_per_second / SMALL:.1f} MiB a second"
