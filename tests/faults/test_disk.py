@@ -26,6 +26,7 @@ from tests.faults.disks import (
     some,
     told,
 )
+from tests.faults.scale import campaign
 
 pytestmark = pytest.mark.slow
 SIZE = 100_000
@@ -107,6 +108,7 @@ def test_a_trainer_that_its_disk_ended_is_started_again_when_the_disk_takes_some
     file_task.verify()
 
 
+@campaign
 @pytest.mark.parametrize("lacking", some("bytes", "inodes"))
 def test_a_root_that_is_full_at_the_start_ends_it_with_one_line(
     tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode, lacking: str
@@ -124,6 +126,7 @@ def test_a_root_that_is_full_at_the_start_ends_it_with_one_line(
     file_task.verify()
 
 
+@campaign
 def test_a_push_by_hand_on_a_full_disk_ends_with_one_line(
     tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode
 ) -> None:
@@ -151,6 +154,7 @@ def small_store(tmp_path: Path, tmpfs: Mount) -> Task:
     return Task("run", {"SYNCD_STORE": store.as_uri()}, Directory(store), tmp_path / "operator")
 
 
+@campaign
 @pytest.mark.parametrize("fault", some("full", "read-only"))
 def test_a_store_whose_disk_refuses_is_waited_out(
     tmp_path: Path, small_store: Task, new_node: NewNode, fault: str
@@ -220,6 +224,7 @@ def test_a_restore_that_does_not_fit_says_what_it_needs_and_leaves_nothing_half(
     saved.verify()
 
 
+@campaign
 def test_a_disk_that_fills_in_the_midst_of_a_restore_ends_it_with_one_line(
     tmp_path: Path, tmpfs: Mount, saved: Task, new_node: NewNode
 ) -> None:
@@ -263,6 +268,7 @@ def test_a_checkpoint_that_cannot_be_read_is_said_once_and_the_next_one_is_pushe
     file_task.verify()
 
 
+@campaign
 @pytest.mark.parametrize(("point", "where"), some(("posix/io/sync/fsync", "both"), ("posix/io/rw/pwrite", "store")))
 def test_writes_and_syncs_that_fail_are_waited_out(
     tmp_path: Path, file_task: Task, new_node: NewNode, point: str, where: str
@@ -285,6 +291,7 @@ def test_writes_and_syncs_that_fail_are_waited_out(
     file_task.verify()
 
 
+@campaign
 def test_a_root_that_is_unmounted_is_said_once_and_what_is_saved_after_its_return_is_pushed(
     tmp_path: Path, tmpfs: Mount, file_task: Task, new_node: NewNode
 ) -> None:

@@ -3,7 +3,6 @@ and the cure; nothing is lost."""
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import tempfile
@@ -13,13 +12,12 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from minio import MinioAdmin
-from minio.credentials import StaticProvider
 
-from syncd.testing.servers import Minio
 from tests.e2e.conftest import NewNode
 from tests.e2e.helpers import FAKE, REPOSITORY, SYNCD, Bucket, Node, Process, Task, until
 from tests.faults.disks import one, some, told
+from tests.faults.scale import campaign
+from tests.s3.rights import keys_by
 
 pytestmark = pytest.mark.slow
 NOBODY = 65534
@@ -74,9 +72,7 @@ def begun(node: Node) -> Process:
 @needs_users
 @pytest.mark.parametrize(
     ("what", "mode"),
-    some(
-        ("weights.bin", 0o600), ("", 0o700), ("_SUCCESS", 0o600), ("trainer_state.json", 0o600), ("deep", 0o700), few=2
-    ),
+    some(("weights.bin", 0o600), ("", 0o700), ("_SUCCESS", 0o600), ("trainer_state.json", 0o600), ("deep", 0o700)),
 )
 def test_a_checkpoint_of_another_user_is_said_once_and_pushed_when_it_may_be_read(
     shared: Node, file_task: Task, what: str, mode: int
@@ -107,6 +103,7 @@ def test_a_checkpoint_of_another_user_is_said_once_and_pushed_when_it_may_be_rea
     file_task.verify()
 
 
+@campaign
 @needs_users
 def test_an_older_checkpoint_that_may_be_read_late_does_not_become_the_newest(shared: Node, file_task: Task) -> None:
     life = begun(shared)
@@ -123,7 +120,7 @@ def test_an_older_checkpoint_that_may_be_read_late_does_not_become_the_newest(sh
 
 
 @needs_users
-@pytest.mark.parametrize("what", ["root", "own directory", "store"])
+@pytest.mark.parametrize("what", some("root", "own directory", "store"))
 def test_a_place_of_another_user_ends_the_start_with_a_line_that_names_both(
     shared: Node, tmp_path: Path, what: str
 ) -> None:
@@ -143,35 +140,17 @@ def test_a_place_of_another_user_ends_the_start_with_a_line_that_names_both(
 # ---- rights on a bucket
 
 
-class Users:
-    """Makes users of a MinIO whose rights are those of a file in `deploy/s3/`."""
-
-    def __init__(self, server: Minio) -> None:
-        self.server = server
-        provider = StaticProvider(server.key_id, server.secret)
-        self.admin = MinioAdmin(endpoint=f"127.0.0.1:{server.port}", credentials=provider, secure=False)
-
-    def __call__(self, task: Task, policy: str, *, without: str = "") -> Task:
-        """The same task with the keys of a new user, whose policy lacks the right `without`."""
-        assert isinstance(task.view, Bucket)
-        text = (REPOSITORY / "deploy" / "s3" / f"{policy}.json").read_text()
-        text = text.replace("BUCKET", task.view.name).replace("PREFIX", task.view.prefix.rstrip("/"))
-        document = json.loads(text)
-        if without:
-            statements = [each for each in document["Statement"] if each["Action"] != without]
-            assert len(statements) < len(document["Statement"])
-            document["Statement"] = statements
-        name, secret = f"USER{secrets.token_hex(4)}", secrets.token_hex(20)
-        self.admin.policy_add(name, policy=document)
-        self.admin.user_add(name, secret)
-        self.admin.policy_set(name, user=name)
-        keys = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": secret}
-        return Task(task.name, {**task.env, **keys}, task.view, task.home)
-
-
-@pytest.fixture
-def users(minio: Minio) -> Users:
-    return Users(minio)
+def narrowed(task: Task, policy: str, *, without: str = "") -> Task:
+    """The same task with keys by a file of `deploy/s3/`, but for the statement that gives the right `without`."""
+    assert isinstance(task.view, Bucket)
+    text = (REPOSITORY / "deploy" / "s3" / f"{policy}.json").read_text()
+    text = text.replace("BUCKET", task.view.name).replace("PREFIX", task.view.prefix.rstrip("/"))
+    document = json.loads(text)
+    if without:
+        statements = [each for each in document["Statement"] if each["Action"] != without]
+        assert len(statements) < len(document["Statement"])
+        document["Statement"] = statements
+    return Task(task.name, task.env | keys_by(task.view.server, document), task.view, task.home)
 
 
 def refused(said: CompletedProcess[str], *words: str) -> None:
@@ -187,10 +166,11 @@ def unless_at_work(said: CompletedProcess[str]) -> CompletedProcess[str] | None:
     return None if "is at work" in said.stderr else said
 
 
+@campaign
 def test_keys_that_may_not_delete_lose_nothing_and_it_is_said_once(
-    s3_task: Task, users: Users, new_node: NewNode, tmp_path: Path
+    s3_task: Task, new_node: NewNode, tmp_path: Path
 ) -> None:
-    task = users(s3_task, "policy-no-delete")
+    task = narrowed(s3_task, "policy-no-delete")
     first = new_node(task, SYNCD_KEEP="2")
     life = first.run([*FAKE, "--steps", "9", "--hold", f"6:{tmp_path / 'never'}"])
     first.until_committed(life, lambda steps: 6 in steps, "step 6")
@@ -216,11 +196,10 @@ def test_keys_that_may_not_delete_lose_nothing_and_it_is_said_once(
     assert task.listing() == before
 
 
-def test_the_policy_that_is_recommended_is_enough_for_a_whole_life(
-    s3_task: Task, users: Users, new_node: NewNode
-) -> None:
+@campaign
+def test_the_policy_that_is_recommended_is_enough_for_a_whole_life(s3_task: Task, new_node: NewNode) -> None:
     """With files of several parts, whose interrupted uploads are asked for."""
-    task = users(s3_task, "policy")
+    task = narrowed(s3_task, "policy")
     node = new_node(task, SYNCD_KEEP="2")
     life = node.run([*FAKE, "--steps", "3", "--size", "20000000", "--pause", "0.5"])
     assert life.code(90) == 0
@@ -230,11 +209,12 @@ def test_the_policy_that_is_recommended_is_enough_for_a_whole_life(
     assert task.syncd("reset", "--confirm", task.name).returncode == 0
 
 
+@campaign
 def test_keys_that_may_only_read_restore_and_look_and_end_a_start_with_one_line(
-    s3_task: Task, users: Users, new_node: NewNode
+    s3_task: Task, new_node: NewNode
 ) -> None:
     assert new_node(s3_task).run([*FAKE, "--steps", "2"]).code(60) == 0
-    task = users(s3_task, "policy-read-only")
+    task = narrowed(s3_task, "policy-read-only")
     for verb in ("ls", "status"):
         assert task.syncd(verb).returncode == 0
     task.verify()
@@ -244,6 +224,6 @@ def test_keys_that_may_only_read_restore_and_look_and_end_a_start_with_one_line(
 
 
 @pytest.mark.parametrize("verb", some(("run", "--", "true"), ("ls",)))
-def test_keys_that_may_not_list_end_with_one_line(s3_task: Task, users: Users, verb: tuple[str, ...]) -> None:
-    task = users(s3_task, "policy", without="s3:ListBucket")
+def test_keys_that_may_not_list_end_with_one_line(s3_task: Task, verb: tuple[str, ...]) -> None:
+    task = narrowed(s3_task, "policy", without="s3:ListBucket")
     refused(task.syncd(*verb), "may not ListObjectsV2", "grant it that right")
