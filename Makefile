@@ -62,9 +62,10 @@ setup: .venv/ready
 minio:
 	@tests/tools/get-minio
 
-# a broker, a checker, a third shell and other clocks for the tests, by apt where they are absent and we are root
+# a broker, a checker, a third shell, other clocks and a library of faults for the tests, by apt where they are absent and we are root
 packages:
 	@for name in mosquitto shellcheck busybox faketime; do tests/tools/get-package $$name; done
+	@tests/tools/get-package fiu-utils fiu-run
 
 constraints:  ## renew the pins
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate --no-header \

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -10,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syncd.decide.push import auto_rate
-from syncd.errors import Superseded, SyncdError
+from syncd.decide.push import auto_rate, auto_reserve, relieve
+from syncd.errors import ConfigError, Superseded, SyncdError, UsageError
 from syncd.keeper import Keeper
 from syncd.local.files import write_small
+from syncd.local.lock import Held
+from syncd.local.pins import Pin
 from syncd.local.tree import OWN
+from syncd.local.trouble import Trouble, free_bytes
 from syncd.local.watch import Nudge, watching
 from syncd.model import canonical
 from syncd.move.budget import Budget
@@ -22,14 +26,16 @@ from syncd.move.loose import SEGMENT_AGE, Loose, OutputLog
 from syncd.move.start import AlreadyDone, fence
 from syncd.show.events import EventLog
 from syncd.show.status import Board, Reporter, read_beat
-from syncd.stopping import Stop
+from syncd.stopping import Stop, race
 from syncd.store.wrap import Retrying
 
 log = logging.getLogger("syncd")
 Listener = Callable[[str, Mapping[str, object]], Awaitable[None]]
+STARTING_STATES = ("starting", "restoring")
 PUSHING_STATES = ("training", "restarting", "draining")
 DISK_PAUSE = 5.0
 """Seconds before a push is tried again that our own disk refused."""
+NO_ROOM = "the disk lacks room for the trainer's next save"
 BEAT_EVERY, STATUS_EVERY = 2.0, 10.0
 """Seconds between looks at the trainer's beat, and at most between two status files."""
 LAST_WORDS = 2.0
@@ -48,6 +54,8 @@ class Pace:
     watch_events: bool = True
     extra: tuple[str, ...] = ()
     auto_rate: bool = False
+    disk_reserve: int | None = 0
+    """Bytes; None: by the last save."""
 
 
 class Beside:
@@ -80,6 +88,12 @@ class Beside:
         self._new_checkpoint = False
         self._saved_at: float | None = None
         self._save_interval: float | None = None
+        self._save_bytes: int | None = None
+        self.held: Held | None = None
+        """The root's lock, once it is ours: tells whether the root is still the directory that it was."""
+        self.disk = events.disk = output.disk = keeper.trouble = Trouble(keeper.root.path, events)
+        self.disk.silent = True
+        self._give_up, self._given_up, self._low = asyncio.Event(), 0, False
         self._loose: Loose | None = None
         self._told: asyncio.Queue[dict[str, object]] = asyncio.Queue(maxsize=10_000)
         self._to_push, self._refresh, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -117,6 +131,7 @@ class Beside:
     def enter(self, state: str) -> None:
         """Change the state that is shown, and by which the loops go."""
         self.board.enter(state, time.time())
+        self.disk.silent = state in STARTING_STATES
         if self.pace.auto_rate and state != "training":
             self.budget.pace(0)
         self._refresh.set()
@@ -155,10 +170,14 @@ class Beside:
         """Scan and pin; what cannot be read is told and seen again later."""
         try:
             async with self.root_lock:
+                await self.settle_root()
                 new = await self.keeper.root.look(writer_gone=writer_gone)
+            await self.keeper.skip_superseded()
+            await self._hold_reserve(new)
         except OSError as error:
-            self.events("disk_error", why=str(error))
+            self.disk.failed("look", error)
             return
+        self.disk.worked("look")
         if new:
             self.progress()
             self.signs = self._new_checkpoint = True
@@ -168,6 +187,64 @@ class Beside:
         if self.keeper.root.waiting:
             self._to_push.set()
 
+    def _same_root(self) -> None:
+        """Raise OSError where the root is not the directory any more whose lock we hold. Blocks."""
+        if self.held and self.held.lost():
+            raise FileNotFoundError(
+                errno.ENOENT, "this is not the directory any more that syncd watches", str(self.root)
+            )
+
+    async def settle_root(self) -> None:
+        """See that the root is ours still, and take it anew where somebody emptied it under us; with `root_lock` held.
+
+        Raises OSError where it is another directory: what is below a mount that went is none of ours.
+        """
+        held = self.held
+        if held is None or not await asyncio.to_thread(held.lost):
+            return
+        if not await asyncio.to_thread(held.emptied):
+            await asyncio.to_thread(self._same_root)
+            return  # it is back
+        try:
+            await asyncio.to_thread(self.keeper.root.place.make)
+            await asyncio.to_thread(held.renew)
+        except (ConfigError, UsageError) as error:
+            raise FileNotFoundError(errno.ENOENT, str(error), str(self.root)) from None
+        self.output.open()
+        await self.keeper.renew()
+        self.events(
+            "root_renewed", why=f"{self.root} was emptied, or made anew; syncd goes on with what is saved there now"
+        )
+
+    async def _hold_reserve(self, new: list[Pin]) -> None:
+        """Let go of pins before they leave the trainer no room for its next save (I8). Raises OSError."""
+        if new:
+            self._save_bytes = new[-1].bytes
+        newest = self.keeper.newest
+        last = self._save_bytes or (newest.manifest.bytes if newest else None)
+        reserve = auto_reserve(last) if self.pace.disk_reserve is None else self.pace.disk_reserve
+        if not reserve or self.board.state not in PUSHING_STATES:
+            return
+        free = await asyncio.to_thread(free_bytes, self.root)
+        pushing = self.keeper.pushing
+        pins = [*self.keeper.root.waiting, *([pushing] if pushing else [])]  # what is under way is missed most
+        alone = self.keeper.root.pins.held_alone
+        doomed = [pins[n] for n in relieve(reserve - free, [await asyncio.to_thread(alone, pin) for pin in pins])]
+        if not doomed:
+            return
+        if not self._low:
+            self._low = True
+            why = (
+                f"{free} bytes are free on the disk of {self.root}, {reserve} are held free for the trainer's next save"
+            )
+            names = [pin.name for pin in doomed]
+            hint = "rotated checkpoints are not kept for their upload: a larger disk, a faster link or fewer saves help"
+            self.events("disk_low", why=f"{why}; {hint}", checkpoints=names, free_bytes=free, reserve_bytes=reserve)
+        await self.keeper.skip(doomed, NO_ROOM)
+        if pushing and pushing in doomed:
+            self._given_up = pushing.number
+            self._give_up.set()
+
     async def push_waiting(self) -> None:
         """Push until nothing waits. To be called with `push_lock` held."""
         while self.keeper.root.waiting and self.board.state in PUSHING_STATES:
@@ -176,13 +253,20 @@ class Beside:
     async def _push_one(self) -> None:
         began = time.monotonic()
         self._pace_upload()
+        self._give_up.clear()
         try:
-            if not await self.keeper.push_next():
-                return
+            committed = await race(self.keeper.push_next(), self._give_up)
         except OSError as error:  # our own notes cannot be written: the pin waits until they can
-            self.events("disk_error", why=str(error))
+            self.disk.failed("push", error)
             await asyncio.sleep(DISK_PAUSE)
             return
+        self.disk.worked("push")
+        if not committed:
+            if self._give_up.is_set():
+                waiting = self.keeper.root.waiting
+                await self.keeper.skip([pin for pin in waiting if pin.number == self._given_up], NO_ROOM)
+            return
+        self._low = False
         self.last_upload = time.monotonic() - began
         self.board.durable_at = time.time()
         self._refresh.set()
@@ -210,7 +294,9 @@ class Beside:
                 await self._loose.output(self.output)
                 await self._loose.extras()
             except OSError as error:
-                self.events("disk_error", why=str(error))
+                self.disk.failed("files", error)
+            else:
+                self.disk.worked("files")
 
     async def last_words(self) -> None:
         """The last status and heartbeat, best effort."""
@@ -285,17 +371,20 @@ class Beside:
             await self.tell("event", await self._told.get())
 
     async def _status_loop(self) -> None:
-        """Read the trainer's beat every two seconds; write our status when something happened, else every ten."""
+        """Read the trainer's beat every two seconds; write our status when something happened, else every ten, or as often
+        as a heartbeat is due."""
         due = 0.0
         while True:
             happened = self._refresh.is_set()
             self._refresh.clear()
             if await self._read_beat() or happened or time.monotonic() >= due:
-                due = time.monotonic() + STATUS_EVERY
+                due = time.monotonic() + min(STATUS_EVERY, self.pace.heartbeat)
                 try:
                     await asyncio.to_thread(self._write_status)
+                    self.disk.worked("status")
                 except OSError as error:
-                    log.debug("status.json: %s", error)
+                    self.disk.failed("status", error)
+                self.events.write_back()
             with contextlib.suppress(TimeoutError):  # not wait_for: on 3.11 it can swallow a cancellation
                 async with asyncio.timeout(BEAT_EVERY):
                     await self._refresh.wait()
@@ -314,6 +403,7 @@ class Beside:
     # ---- small things
 
     def _write_status(self) -> None:
+        self._same_root()
         write_small(self.root / OWN / "status.json", canonical.encode(self.reporter.status()), durable=False)
 
     def _heard(self, line: dict[str, object]) -> None:

@@ -6,17 +6,19 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
-from syncd.beside import Beside, Listener, Pace
+from syncd.beside import DISK_PAUSE, Beside, Listener, Pace
 from syncd.decide.life import Restarts, stalled, trainer_share, verdict
-from syncd.errors import Superseded
+from syncd.errors import ConfigError, Superseded
 from syncd.keeper import Begun, Keeper
 from syncd.local.files import write_small
 from syncd.local.lock import locked
 from syncd.local.tree import OWN
+from syncd.local.trouble import OWN_DISK, RIGHTS
+from syncd.local.trouble import said as disk_said
 from syncd.model import canonical
 from syncd.model.local import Notice, Ready
 from syncd.move.budget import Budget
@@ -32,6 +34,8 @@ log = logging.getLogger("syncd")
 LEAVE, SPENT, SUPERSEDED = 75, 76, 77
 SAME_SIGNAL = 0.3
 """Seconds in which our own SIGTERM may follow a trainer that got the platform's first and ended with 0 after its save."""
+DISK_PATIENCE = 300.0
+"""Seconds that a trainer which ended waits for a disk that refuses what its start needs; then the node is left."""
 FENCED_GRACE = 10.0
 """Seconds that an overtaken trainer gets: what it saves is not wanted."""
 STOOD_STILL = 1.0
@@ -95,8 +99,10 @@ class Daemon:
 
     async def run(self) -> int:
         """Live until the trainer has finished, the node is left, or another attempt takes over."""
-        with self.stop.on_signals(self._asked), locked(self.keeper.root.path):
-            self.beside.output.open()
+        with self.stop.on_signals(self._asked), locked(self.keeper.root.path) as held:
+            self.beside.held = held
+            with self._starting():
+                self.beside.output.open()
             async with AsyncExitStack() as stack:
                 async with self.beside.running():
                     code = await self._unless_now(self._live(stack))
@@ -106,10 +112,22 @@ class Daemon:
     def _asked(self, name: str) -> None:
         self.events("asked_to_stop", signal=name)
 
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Until a trainer depends on us, a disk that refuses is the operator's to mend: `ConfigError`."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in OWN_DISK | RIGHTS:
+                raise
+            raise ConfigError(disk_said(error, self.keeper.root.path)) from None
+
     async def _live(self, stack: AsyncExitStack) -> int:
         try:
-            adopted = await self.care.prepare()
-            if not await self._unless_asked(self._begin(adopted)):
+            with self._starting():
+                adopted = await self.care.prepare()
+                begun = await self._unless_asked(self._begin(adopted))
+            if not begun:
                 return await self._asked_before_begun()
             assert self._begun
             await stack.enter_async_context(self.attach(self._begun.attempt))
@@ -160,20 +178,28 @@ class Daemon:
         """Set a zombie's checkpoints aside, unless `begin` has done so already."""
         if self.keeper.record is None:
             return
-        with contextlib.suppress(Superseded):
+        try:
             async with self.beside.root_lock:
                 await self.keeper.overtaken(why)
+        except Superseded:
+            return
+        except OSError as error:
+            self.beside.disk.failed("quarantine", error)
 
     async def _leave(self, code: int, state: str) -> int:
         self.beside.enter(state)
-        await self.care.leave(code)
+        try:
+            await self.care.leave(code)
+        except OSError as error:  # the other container has its own exit code then
+            self.beside.disk.failed("leave", error)
         return code
 
     # ---- the trainer
 
     async def _care(self, *, adopted: bool) -> int:
         if not adopted:
-            await self._start()
+            with self._starting():
+                await self._start()
         self.beside.enter("training")
         while True:
             ended = await self._life()
@@ -189,7 +215,8 @@ class Daemon:
             await self.beside.look(writer_gone=not self.care.trainer.alive)  # what it saved last counts as progress
             if not self._may_restart(ended):
                 return await self._drain(SPENT)
-            await self._restart()
+            if not await self._restart():
+                return await self._drain(LEAVE)
 
     async def _asked_to_end(self) -> int:
         self._see_overtaken()
@@ -219,15 +246,34 @@ class Daemon:
         )
         return False
 
-    async def _restart(self) -> None:
+    async def _restart(self) -> bool:
+        """Start the trainer again, once our disk takes what that needs; False where it did not for too long."""
         self.beside.board.restarts += 1
         self.beside.enter("restarting")
         await self.stop.wait(self._restarts.pause * self._rng.uniform(0.5, 1.0))
-        if self.stop.asked.is_set():
-            return
+        began = time.monotonic()
+        while not self.stop.asked.is_set():
+            try:
+                await self._start_again()
+            except OSError as error:
+                self.beside.disk.failed("start", error)
+                if time.monotonic() - began > DISK_PATIENCE:
+                    log.error(  # noqa: TRY400 - a line for a person
+                        "the trainer could not be started again for %d s: this node is left", DISK_PATIENCE
+                    )
+                    return False
+                await self.stop.wait(DISK_PAUSE)
+            else:
+                self.beside.disk.worked("start")
+                return True
+        return True
+
+    async def _start_again(self) -> None:
         await self.beside.look(writer_gone=not self.care.trainer.alive)
         async with self.beside.root_lock:
+            await self.beside.settle_root()
             await self.keeper.root.set_aside_torn()
+            await asyncio.to_thread(self.keeper.root.place.probe)
             lost = await self.keeper.lost()
         if not await self._unless_asked(self._point_trainer(lost=lost)):
             return
@@ -318,8 +364,17 @@ class Daemon:
         return await self._asked_to_end()
 
     async def _push_result(self) -> bool:
-        async with self.beside.push_lock, self.beside.root_lock:
-            await self.keeper.finish(settle=self.care.may_write_on())
+        while True:
+            try:
+                async with self.beside.push_lock, self.beside.root_lock:
+                    await self.beside.settle_root()
+                    await self.keeper.finish(settle=self.care.may_write_on())
+            except OSError as error:
+                self.beside.disk.failed("finish", error)
+                await asyncio.sleep(DISK_PAUSE)
+            else:
+                self.beside.disk.worked("finish")
+                break
         await self.beside.store_files(closing=True)
         return True
 

@@ -40,6 +40,11 @@ class Torn(SyncdError):
     """A source file changed, or went away, between pin and commit: that commit is abandoned, the next scan sees anew."""
 
 
+class Unreadable(Torn):
+    """A source file cannot be read, by this user or from this disk: the operator must act, and the next checkpoint may do
+    better."""
+
+
 class Refused(SyncdError):
     """A checkpoint holds a name or a kind of file that is never carried (I9): the trainer's author must act."""
 

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from syncd.decide.push import ahead, triage
-from syncd.errors import Corrupt, Denied, NotFound, Refused, Superseded, Torn
+from syncd.errors import Corrupt, Denied, NotFound, Refused, Superseded, Torn, Unreadable
 from syncd.local.cache import drop_pages
 from syncd.local.completion import State
 from syncd.local.lock import identity
@@ -16,6 +16,7 @@ from syncd.local.root import Root
 from syncd.local.scan import Seen
 from syncd.local.threads import stoppable
 from syncd.local.tree import Fingerprint, fingerprint, mark
+from syncd.local.trouble import Trouble
 from syncd.model.attempt import Done, LineItem, Record
 from syncd.model.checkpoint import Committed
 from syncd.model.event import Say
@@ -32,6 +33,8 @@ from syncd.move.start import AlreadyDone, claim, start
 from syncd.store import Gate, Store
 
 EndWriter = Callable[[], Awaitable[None]]
+FINAL_PAUSE = 2.0
+"""Seconds until a result is tried again that moved, or could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,17 @@ class Keeper:
     pushing: Pin | None = field(default=None, init=False)
     commits: list[Committed] = field(default_factory=list, init=False)
     _families: set[str] = field(default_factory=set, init=False)
+    trouble: Trouble = field(init=False)
+    """Is told how the writing of notes went."""
     _taken: dict[str, str] = field(default_factory=dict, init=False)
+    _noted: dict[str, str] = field(default_factory=dict, init=False)
+    """What of `_taken` is on the disk."""
+    _noting: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _warm: str | None = field(default=None, init=False)
     _may_not_delete: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.trouble = Trouble(self.root.path, self.say)
 
     # ---- begin
 
@@ -168,6 +179,15 @@ class Keeper:
         used, number = found.taken({pin.commit: pin.commit_number or 0 for pin in waiting if pin.commit})
         self._open_pusher(used, found.begun, number)
 
+    async def renew(self) -> None:
+        """The root was emptied while its attempt is ours: the pins are gone, and the attempt's note is written again."""
+        assert self.owner
+        self.root.waiting.clear()
+        await self.root.clear_pins()
+        await asyncio.to_thread(disk.write_note, self.root.path, self.store_url, self.owner, families=self._families)
+        self._noted = {}
+        await self._take({})
+
     async def lost(self) -> bool:
         """Whether no local checkpoint of this attempt's is left, though its line has some."""
         return bool(self.line) and await self.root.newest(writer_gone=True, families=self._kinds) is None
@@ -199,6 +219,7 @@ class Keeper:
         note = disk.read_note(self.root.path)
         foreign = note is not None and (note.store, note.task) != (self.store_url, self.keys.task)
         self.commits, self.restored, self.record, self._families, self._taken = [], None, None, set(), {}
+        self._noted = {}
         self.owner = await claim(
             self.store, self.keys, node=self.node, now=self.now(), group=self.group, single_writer=self.single_writer
         )
@@ -261,7 +282,7 @@ class Keeper:
             self.root.families.add(family(found.manifest.name))
         for seen in await self.root.scan():
             if seen.name == found.manifest.name:
-                self.root.known[seen.name] = seen.fingerprint
+                self.root.took(seen)
 
     async def _recognise(self) -> None:
         """Which local checkpoints are stored already: compared byte for byte, for there is no local database.
@@ -278,28 +299,32 @@ class Keeper:
             stored.setdefault(self.restored.manifest.name, self.restored)
         newest = self.newest.manifest if self.newest else None
         taken = await asyncio.to_thread(disk.read_taken, self.root.path, self.owner)
-        self._taken, done = taken or {}, dict[str, Fingerprint]()
+        self._taken = self._noted = taken or {}
+        done = dict[str, Fingerprint]()
         for seen in await self.root.scan():
             twin = stored.get(seen.name)
             same = twin is not None and await stoppable(holds, self.root.path / seen.name, twin.manifest)
             behind = newest is not None and not ahead(seen.name, seen.verdict.step, newest.name, newest.step)
             late = self._taken.get(seen.name) == mark(seen.fingerprint) if taken is not None else behind
             if same or (late and seen.verdict.state in (State.COMPLETE, State.QUIET)):
-                self.root.known[seen.name] = seen.fingerprint
+                self.root.took(seen)
                 done[seen.name] = seen.fingerprint
         await self._take(done)
 
     async def _take(self, done: Mapping[str, Fingerprint]) -> None:
         """Note on the disk what is done with: stored, or passed over. Before its pin goes."""
         assert self.owner
-        marks = {name: mark(content) for name, content in done.items()}
-        if not marks.items() - self._taken.items():
-            return
-        self._taken |= marks
-        try:
-            await asyncio.to_thread(disk.write_taken, self.root.path, self.owner, self._taken)
-        except OSError as error:  # their pins must go all the same: they may be what fills the disk
-            self.say("disk_error", why=str(error))
+        async with self._noting:  # a look and a push may both have something to note
+            taken = self._taken = self._taken | {name: mark(content) for name, content in done.items()}
+            if taken == self._noted:
+                return
+            try:
+                await asyncio.to_thread(disk.write_taken, self.root.path, self.owner, taken)
+            except OSError as error:  # their pins must go all the same: they may be what fills the disk
+                self.trouble.failed("taken", error)
+            else:
+                self._noted = taken
+                self.trouble.worked("taken")
 
     # ---- push
 
@@ -308,18 +333,36 @@ class Keeper:
         pin, dropped = triage(self.root.waiting, self.backlog)
         if pin:
             self.root.waiting.remove(pin)  # before any await: a look may pin the same name anew
-        if dropped:
-            await self._take({old.name: fingerprint(old.files) for old in dropped})
-        for old in dropped:
-            await self.root.let_go(old)
-            self.say("checkpoint_skipped", checkpoint=old.name, step=old.step, why="a newer one waits")
+        await self.skip(dropped, "a newer one waits")
         return await self._push(pin) if pin else None
+
+    async def skip_superseded(self) -> None:
+        """Let go of what waits in vain: a push that takes long (a store that is away) must not let pins pile up (I8).
+        Note what was passed over, and what the disk did not take before."""
+        await self._take(self.root.passed)
+        self.root.passed.clear()
+        await self.skip(triage(self.root.waiting, self.backlog)[1], "a newer one waits")
+
+    async def skip(self, dropped: Sequence[Pin], why: str) -> None:
+        """Let go of pins that wait, told with the reason."""
+        ours = [pin for pin in dropped if pin in self.root.waiting]
+        for old in ours:
+            self.root.waiting.remove(old)  # all of them before any await: nobody else skips them too
+        await self._take({old.name: fingerprint(old.files) for old in ours})
+        for old in ours:
+            self.say("checkpoint_skipped", checkpoint=old.name, step=old.step, why=why)
+            await self.root.let_go(old)
 
     async def _push(self, pin: Pin) -> Committed | None:
         began = self.monotonic()
         self.pushing = pin
         try:
+            await self._note_family(pin.name)
             found = await self.pusher.push(pin, self._assign)
+        except Unreadable as error:
+            self.root.not_read(pin, str(error))
+            await self.root.let_go(pin)
+            return None
         except Torn as error:
             self.root.forget(pin)
             self.say("checkpoint_torn", checkpoint=pin.name, why=str(error))
@@ -336,7 +379,6 @@ class Keeper:
         finally:
             self.pushing = None
         self.commits.append(found)
-        await self._note_family(pin.name)
         await self._take({pin.name: fingerprint(pin.files)})
         await self.root.let_go(pin)
         if self._warm not in (None, pin.name):
@@ -358,9 +400,9 @@ class Keeper:
         """Keep on the disk which kinds of names are this attempt's."""
         assert self.owner
         if family(name) not in self._families:
-            self._families.add(family(name))
-            path, url = self.root.path, self.store_url
-            await asyncio.to_thread(disk.write_note, path, url, self.owner, families=self._families)
+            path, url, families = self.root.path, self.store_url, self._families | {family(name)}
+            await asyncio.to_thread(disk.write_note, path, url, self.owner, families=families)
+            self._families = families
 
     def _assign(self, pin: Pin, commit: str, number: int) -> Pin:
         self.pushing = self.root.pins.assign(pin, commit, number)
@@ -382,7 +424,7 @@ class Keeper:
     async def clean_up(self) -> int:
         """Retention: to be called after a commit. Returns the objects deleted. Raises `Superseded`, `AlreadyDone`.
 
-        Keys without the right to delete leave what is there: told once, tried again after the next commit.
+        Keys that may not delete are no trouble of the commit's: told once, until a deletion works.
         """
         assert self.owner
         steps = await retain.plan(self.store, self.owner, self.line, self.keep)
@@ -390,7 +432,11 @@ class Keeper:
             await retain.carry_out(self.store, steps)
         except Denied as error:
             if not self._may_not_delete:
-                self.say("not_deleted", objects=len(steps), why=str(error))
+                self.say(
+                    "not_deleted",
+                    objects=len(steps),
+                    why=f"{error}; or keep more than SYNCD_KEEP, and see deploy/s3/README.md on lifecycle rules",
+                )
             self._may_not_delete = True
             return 0
         if steps:
@@ -439,22 +485,22 @@ class Keeper:
             before = now
 
     async def _push_final(self) -> Committed | None:
+        """None where there is none, or none that is ever carried. One that moves or cannot be read, both told, is waited for."""
         stored = [found for found in self.commits if is_final(found.commit)]
         while True:
             seen = await self.root.final()
-            if seen is None:
+            if seen is None or self.root.refused.get(FINAL) == seen.fingerprint:
                 return None
             if seen.verdict.state is State.TORN:
                 self.say("checkpoint_torn", checkpoint=FINAL, why=seen.verdict.reason)
-                return None
-            if self.root.refused.get(FINAL) == seen.fingerprint:
                 return None
             same = bool(stored) and await stoppable(holds, self.root.path / FINAL, stored[-1].manifest)
             if same:
                 return stored[-1]
             pin = await self.root.pin(seen)
-            if pin is None:
-                return None
-            self.root.waiting.remove(pin)
-            if found := await self._push(pin):
-                return found
+            if pin:
+                self.root.waiting.remove(pin)
+                if found := await self._push(pin):
+                    return found
+            if self.root.refused.get(FINAL) != seen.fingerprint:
+                await asyncio.sleep(FINAL_PAUSE)

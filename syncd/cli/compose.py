@@ -78,7 +78,8 @@ def new_keeper(parts: Parts, say: Say) -> Keeper:
     """The keeper of the settings' root."""
     settings = parts.settings
     rules = completion_rules(parts.plugins)
-    root = Root(settings.root, say, globs=settings.checkpoints, rules=rules, quiet=settings.quiet)
+    reserve = settings.disk_reserve if isinstance(settings.disk_reserve, int) else 0
+    root = Root(settings.root, say, globs=settings.checkpoints, rules=rules, quiet=settings.quiet, reserve=reserve)
     return Keeper(
         store=parts.store,
         store_url=settings.store,
@@ -137,6 +138,7 @@ def new_daemon(parts: Parts, command: Sequence[str] | None, env: Mapping[str, st
             watch_events=settings.watch_events,
             extra=settings.extra,
             auto_rate=settings.upload_limit == AUTO,
+            disk_reserve=settings.disk_reserve if isinstance(settings.disk_reserve, int) else None,
         ),
         env=env,
         attach=lambda attempt: _attach(parts, attempt),

@@ -15,7 +15,7 @@ from syncd.decide.retain import group, plan_retention
 from syncd.move import retain
 from syncd.move.close import newest_ended
 from syncd.move.overview import read_task
-from syncd.move.own import own, plan_gc, refuse_beside_another
+from syncd.move.own import own, plan_gc, refuse_beside_another, refuse_without_delete
 from syncd.move.start import AlreadyDone
 
 
@@ -59,6 +59,7 @@ async def _run(app: App, settings: Settings, *, as_json: bool, dry_run: bool) ->
             ended = await newest_ended(store, keys, numbers)
             steps = plan_retention(numbers[-1] + 1, found, view.line, settings.keep, marked, ended)
         else:
+            await refuse_without_delete(store, keys, "gc")
             try:
                 owner, started = await own(
                     store,

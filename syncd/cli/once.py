@@ -9,11 +9,12 @@ import click
 
 from syncd.cli.compose import Parts, new_keeper
 from syncd.cli.output import print_json
-from syncd.errors import Superseded, UsageError
+from syncd.errors import ConfigError, Superseded, UsageError
 from syncd.keeper import Keeper
 from syncd.local.completion import State
 from syncd.local.lock import locked
 from syncd.local.scan import Seen
+from syncd.local.trouble import OWN_DISK, RIGHTS, said
 from syncd.model.checkpoint import Committed
 from syncd.move.own import refuse_beside_another
 from syncd.move.start import AlreadyDone
@@ -25,7 +26,7 @@ async def push_complete(parts: Parts, name: str | None, *, as_json: bool, dry_ru
     """Commit the checkpoint `name`, or all that are complete (None), oldest first; print what was done; 0.
 
     Raises `UsageError` for a name that is not there or not complete (unless `force`), beside a daemon, or while another
-    node is at work.
+    node is at work; `ConfigError` where the root's disk refuses.
     """
 
     def say(event: str, /, **fields: object) -> None:
@@ -33,12 +34,17 @@ async def push_complete(parts: Parts, name: str | None, *, as_json: bool, dry_ru
 
     keeper = new_keeper(parts, say)
     keeper.root.place.make()
-    with locked(parts.settings.root):
-        keeper.root.place.clear()
-        chosen = await _chosen(keeper, name, force=force, quiet=parts.settings.quiet)
-        if dry_run:
-            return _would(chosen, as_json=as_json)
-        committed = await _commit(parts, keeper, chosen, force=force) if chosen else []
+    try:
+        with locked(parts.settings.root):
+            keeper.root.place.clear()
+            chosen = await _chosen(keeper, name, force=force, quiet=parts.settings.quiet)
+            if dry_run:
+                return _would(chosen, as_json=as_json)
+            committed = await _commit(parts, keeper, chosen, force=force) if chosen else []
+    except OSError as error:
+        if error.errno not in OWN_DISK | RIGHTS:
+            raise
+        raise ConfigError(said(error, parts.settings.root)) from None
     attempt = keeper.owner.attempt if keeper.owner else None
     if as_json:
         lines = [_line(found) for found in committed]

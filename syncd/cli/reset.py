@@ -13,7 +13,7 @@ from syncd.cli.options import verb
 from syncd.config import Settings
 from syncd.errors import UsageError
 from syncd.move.objects import standing
-from syncd.move.own import plan_reset, refuse_beside_another, reset
+from syncd.move.own import plan_reset, refuse_beside_another, refuse_without_delete, reset
 
 
 @verb(
@@ -49,6 +49,7 @@ async def _run(app: App, settings: Settings, *, as_json: bool, dry_run: bool) ->
         if dry_run:
             steps = await plan_reset(parts.store, parts.keys, (await standing(parts.store, parts.keys)).newest)
         else:
+            await refuse_without_delete(parts.store, parts.keys, "reset")
             steps = await reset(
                 parts.store, parts.keys, node=settings.node, now=time.time(), single_writer=settings.single_writer
             )

@@ -68,7 +68,7 @@ async def _run(app: App, settings: Settings, name: str | None, to: Path, *, as_j
             else:
                 click.echo(f"would fetch {found.item} ({found.manifest.bytes} bytes) into {to}")
             return 0
-        place = Place(to)
+        place = Place(to, settings.disk_reserve if isinstance(settings.disk_reserve, int) else 0)
         place.make()
         skipped: list[str] = []
         with locked(to):

@@ -20,6 +20,7 @@ from syncd.config.values import (
     Name,
     Period,
     Rate,
+    Reserve,
     Root,
     Seconds,
     Shown,
@@ -85,6 +86,11 @@ class Settings(BaseSettings):
     keep: int = Field(default=3, ge=2, description="committed checkpoints that the store keeps")
     backlog: int = Field(
         default=1, ge=1, description="checkpoints that may wait beside the one under way; older ones are skipped"
+    )
+    disk_reserve: Reserve = Field(
+        default="auto",
+        description="free bytes on the root's disk, such as 20GiB, below which pins of rotated checkpoints are let go;"
+        " auto: what the last save took; 0: none",
     )
     grace: Seconds = Field(default=30.0, description="seconds from SIGTERM until everything must be over")
     stall_after: Seconds = Field(

@@ -54,6 +54,16 @@ def parse_rate(value: object) -> object:
     return number
 
 
+def parse_reserve(value: object) -> object:
+    """`auto`, or a size."""
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        return AUTO
+    number = parse_bytes(value)
+    if isinstance(number, int) and number < 0:
+        raise ValueError("a size is 0 or more bytes, such as 20GiB, or auto")
+    return number
+
+
 def show_bytes(value: int) -> str:
     """The shortest exact spelling that `parse_bytes` reads.
 
@@ -145,6 +155,7 @@ Seconds = Annotated[float, *_SECONDS, Field(ge=0, allow_inf_nan=False)]
 Period = Annotated[float, *_SECONDS, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Shown("SIZE", show_bytes), Field(ge=0, le=MOST_BYTES)]
 Rate = Annotated[int | Literal["auto"], BeforeValidator(parse_rate), Shown("RATE", show_rate)]
+Reserve = Annotated[int | Literal["auto"], BeforeValidator(parse_reserve), Shown("SIZE", show_rate)]
 Globs = Annotated[tuple[str, ...], *_GLOBS]
 Name = Annotated[str, AfterValidator(check_name), Shown("NAME")]
 Url = Annotated[str, AfterValidator(check_url), Shown("URL")]

@@ -101,6 +101,30 @@ def ahead(name: str, step: int | None, newest: str, newest_step: int | None) -> 
     return name == newest or (step or 0) > (newest_step or 0)
 
 
+def relieve(lacking: int, held: Sequence[int]) -> list[int]:
+    """Which pins to let go (their places in `held`) so that `lacking` bytes become free; none where none are lacking.
+
+    `held`: what each pin alone keeps on the disk, those first that are missed least. One that keeps nothing stays: the
+    trainer has its files still. All that keep something go where they are not enough: the trainer's disk comes first (I8).
+
+    >>> relieve(150, [0, 100, 100, 100])
+    [1, 2]
+    """
+    chosen = []
+    for place, nbytes in enumerate(held):
+        if lacking <= 0:
+            break
+        if nbytes:
+            chosen.append(place)
+            lacking -= nbytes
+    return chosen
+
+
+def auto_reserve(save: int | None) -> int:
+    """Bytes that the trainer's next save needs, by those of its last one (None: it has not saved yet)."""
+    return round(save * 1.05) if save else 0
+
+
 SHARE = 0.5
 """Part of the time between two saves that a paced upload may take: the rest is the reserve for a slower link."""
 SLOWEST = 1 << 20

@@ -24,6 +24,8 @@ class State(Enum):
     """Not this rule's business."""
     TORN = "torn"
     """A checkpoint of this kind, not finished (or never to be)."""
+    HIDDEN = "hidden"
+    """A checkpoint of this kind that this user may not read: nobody can say whether it is finished."""
     QUIET = "quiet"
     """Finished if nobody writes any more: complete once unchanged for `SYNCD_QUIET` seconds, or its writer is gone."""
     COMPLETE = "complete"
@@ -74,7 +76,11 @@ class MarkerRule:
     def judge(self, view: View) -> Verdict:
         for marker in self.markers:
             if marker in view.files:
-                if lacking := _lacking(view, marker):
+                try:
+                    lacking = _lacking(view, marker)
+                except PermissionError:
+                    return Verdict(State.HIDDEN, marker, step_of(view.name))
+                if lacking:
                     return Verdict(State.TORN, f"{marker} lists {lacking}, which is not there so", step_of(view.name))
                 return Verdict(State.COMPLETE, f"has {marker}", step_of(view.name))
         if view.marked:
@@ -85,12 +91,14 @@ class MarkerRule:
 def _lacking(view: View, marker: str) -> str | None:
     """A file that the marker lists and that is not there with its size: a rotation is removing the directory.
 
-    A marker without a list (empty, or another trainer's) stands for itself.
+    A marker without a list (empty, or another trainer's) stands for itself. Raises PermissionError.
     """
     if not view.files[marker].size:
         return None
     try:
         said = json.loads(view.read(marker, _MOST_JSON))
+    except PermissionError:
+        raise
     except (OSError, Torn):
         return marker
     except (ValueError, RecursionError):
@@ -123,11 +131,13 @@ class HuggingFaceRule:
         if not found:
             return OTHER
         step = int(found[1])  # of any length: a name has 255 bytes at most
+        said = step_of(view.name)
         try:
             missing = self._missing(view, step)
+        except PermissionError as error:
+            return Verdict(State.HIDDEN, str(error.filename or ""), said)
         except (OSError, Torn, ValueError, RecursionError, msgspec.ValidationError) as error:
             missing = f"unreadable: {brief(str(error))}"
-        said = step_of(view.name)
         return Verdict(State.TORN, missing, said) if missing else Verdict(State.QUIET, "whole by structure", said)
 
     def _missing(self, view: View, step: int) -> str | None:
@@ -196,13 +206,13 @@ CORE_RULES: tuple[Rule, ...] = (MarkerRule(), HuggingFaceRule())
 
 
 def judge(view: View, rules: Sequence[Rule]) -> tuple[Verdict, str]:
-    """The most favourable verdict with its rule's name: a complete beats a quiet beats a torn.
+    """The most favourable verdict with its rule's name: a complete beats a quiet beats a hidden beats a torn.
 
     A sentinel that says "incomplete" beats them all: a marker may be left over from the save before.
     """
     if SENTINEL in view.files:
         return Verdict(State.TORN, f"{SENTINEL} is there", step_of(view.name)), "sentinel"
-    order = [State.OTHER, State.TORN, State.QUIET, State.COMPLETE]
+    order = [State.OTHER, State.TORN, State.HIDDEN, State.QUIET, State.COMPLETE]
     answers = [(_judged(rule, view), rule.name) for rule in rules]
     return max(answers, key=lambda answer: order.index(answer[0].state), default=(OTHER, ""))
 

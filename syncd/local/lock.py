@@ -5,11 +5,13 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from syncd.errors import ConfigError, UsageError, brief
 from syncd.local.tree import OWN
+from syncd.local.trouble import said
 
 FS_IOC_GETVERSION = 0x80087601
 """linux/fs.h: the generation of an inode."""
@@ -33,14 +35,54 @@ def identity(root: Path) -> str:
         os.close(fd)
 
 
+@dataclass
+class Held:
+    """A root's lock that is ours."""
+
+    root: Path
+    fd: int
+
+    @property
+    def path(self) -> Path:
+        return self.root / OWN / "lock"
+
+    def lost(self) -> bool:
+        """Whether the root is another directory now: unmounted, or removed and made anew. Blocks."""
+        mine = os.fstat(self.fd)
+        try:
+            now = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return (mine.st_dev, mine.st_ino) != (now.st_dev, now.st_ino)
+
+    def emptied(self) -> bool:
+        """Whether a root that is lost is there, on the same file system, with nothing of ours: not the place of a mount.
+        Blocks. Raises OSError."""
+        return not (self.root / OWN).exists() and self.root.stat().st_dev == os.fstat(self.fd).st_dev
+
+    def renew(self) -> None:
+        """Take the lock of a root that was emptied. Raises as `locked`."""
+        new = _take(self.root)
+        os.dup2(new, self.fd, inheritable=False)  # another thread may be looking at it
+        os.close(new)
+
+
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path) -> Iterator[Held]:
     """Hold `.syncd/lock`. Raises `UsageError` when another daemon has it, `ConfigError` when it cannot be taken."""
+    held = Held(root, _take(root))
+    try:
+        yield held
+    finally:
+        os.close(held.fd)
+
+
+def _take(root: Path) -> int:
     path = root / OWN / "lock"
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; syncd needs to write there") from None
+        raise ConfigError(said(error, root)) from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ConfigError(f"{path} is no regular file; remove it")
@@ -54,10 +96,12 @@ def locked(root: Path) -> Iterator[None]:
                 ) from None
             raise ConfigError(f"{path}: {error.strerror}; use a file system with flock") from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
-        yield
-    finally:
+        with suppress(OSError):  # a full disk: the lock is ours all the same, and only people read this
+            os.pwrite(fd, f"pid {os.getpid()}\n".encode(), 0)
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 def lock_holder(root: Path) -> str | None:

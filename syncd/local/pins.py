@@ -8,17 +8,19 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from syncd.errors import Corrupt, Refused, Torn, brief
+from syncd.errors import Corrupt, Refused, Torn, Unreadable, brief
 from syncd.local.files import read_small
 from syncd.local.scan import Seen
 from syncd.local.tree import (
     OWN,
+    UNREADABLE,
     Files,
     Identity,
     files_below,
@@ -29,6 +31,7 @@ from syncd.local.tree import (
     remove_tree,
     sync_dir,
 )
+from syncd.local.trouble import OWN_DISK, RIGHTS, hides, unreadable, whose
 from syncd.model import canonical
 from syncd.model.checkpoint import Number, Size, Step
 from syncd.model.names import check_checkpoint_name, check_path
@@ -78,14 +81,27 @@ class Pin:
     def bytes(self) -> int:
         return sum(each.size for each in self.files.values())
 
+    @property
+    def place(self) -> Path:
+        """Where the trainer wrote it."""
+        return self.path.parents[2] / self.name
+
+    @property
+    def linked(self) -> bool:
+        """Whether the files are held by links; else a rotation can take them away."""
+        return self.base == self.path / "files"
+
     def open(self, path: str) -> int:
-        """Open one of its files and see that it is what was pinned. Raises `Torn`, OSError where it cannot be read. Blocks."""
+        """Open one of its files and see that it is what was pinned. Raises `Torn`, `Unreadable`, or OSError where the
+        machine lacks something. Blocks."""
         try:
             with opened(self.base) as base:
                 fd = open_beneath(base, path)
         except OSError as error:
             if error.errno in _CHANGED:
                 raise Torn(f"{self.name}/{path}: {error.strerror}") from None
+            if error.errno in RIGHTS | OWN_DISK:
+                raise Unreadable(unreadable(self.place / path, error)) from None
             raise OSError(error.errno, error.strerror, f"{self.name}/{path}") from None
         if not Identity.of(os.fstat(fd)).same_content(self.files[path]):
             os.close(fd)
@@ -99,6 +115,7 @@ class Pins:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.home = root / OWN / "pins"
+        self._refused = 0
 
     def load(self) -> list[Pin]:
         """The pins that an earlier daemon left, oldest first; unfinished and changed ones are removed. Blocks."""
@@ -113,8 +130,11 @@ class Pins:
         return found
 
     def take(self, seen: Seen) -> Pin:
-        """Pin a finished checkpoint. Raises `Torn` when it changes meanwhile, `Refused` for what is never carried (I9)."""
+        """Pin a finished checkpoint. Raises `Torn` when it changes meanwhile, `Unreadable` for what this user may not read,
+        `Refused` for what is never carried (I9), and OSError where our own disk does not take the pin."""
         check(seen.name, seen.files)
+        if hidden := next((path for path, each in seen.files.items() if each == UNREADABLE), None):
+            raise Unreadable(hides(self.root / seen.name / hidden))
         number = 1 + max((int(path.name) for path in self.home.iterdir() if path.name.isdecimal()), default=0)
         path = self.home / f"{number:06d}"
         (path / "files").mkdir(parents=True)
@@ -140,9 +160,31 @@ class Pins:
         return assigned
 
     def drop(self, pin: Pin) -> None:
-        """Let go of a pin: its note first, so that a half-removed one is never taken for whole."""
+        """Let go of a pin: its note first, so that a half-removed one is never taken for whole. Raises OSError."""
         (pin.path / "pin.json").unlink(missing_ok=True)
-        remove_tree(pin.path)
+        with suppress(FileNotFoundError):
+            remove_tree(pin.path, strict=True)
+
+    def held_alone(self, pin: Pin) -> int:
+        """Bytes that the disk would have free without this pin: of files whose own names the trainer has removed. Blocks."""
+        if not pin.linked:
+            return 0
+        try:
+            with opened(pin.base) as base:
+                found = [os.stat(path, dir_fd=base, follow_symlinks=False) for path in pin.files]
+        except OSError:  # it is being let go of
+            return 0
+        return sum(each.st_blocks * 512 for each in found if each.st_nlink == 1)
+
+    def hindered(self, pin: Pin) -> str | None:
+        """Why the files of the pin that was just taken could not be linked, where that is a matter of users. Blocks."""
+        if pin.linked or self._refused != errno.EPERM:
+            return None
+        for path in (self.root / pin.name / name for name in pin.files):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_uid != os.geteuid():
+                    return whose(path)
+        return None
 
     def _link(self, seen: Seen, to: Path) -> bool:
         """Hard-link every file; False where this file system or its owner forbids links."""
@@ -157,7 +199,10 @@ class Pins:
                 except OSError as error:
                     if error.errno in NO_LINKS:
                         shutil.rmtree(to)
+                        self._refused = error.errno or 0
                         return False
+                    if error.errno in RIGHTS:
+                        raise Unreadable(unreadable(self.root / seen.name / path, error)) from None
                     raise
         return True
 
@@ -167,7 +212,7 @@ class Pins:
         }
         note = _Note(
             name=pin.name, step=pin.step, rule=pin.rule, written=pin.written,
-            linked=pin.base == pin.path / "files", commit=pin.commit, commit_number=pin.commit_number, files=files,
+            linked=pin.linked, commit=pin.commit, commit_number=pin.commit_number, files=files,
         )  # fmt: skip
         temp = pin.path / "pin.json.tmp"
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -216,19 +261,18 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a directory that cannot be read",
 }
 
 
 def check(name: str, files: Files) -> None:
-    """Raise `Refused` for names and kinds of files that are never carried."""
+    """Raise `Refused` for names and kinds of files that are never carried. What cannot be looked into may come to be."""
     shown = brief(name)
     check_checkpoint_name(name, shown)
     if any(len(part.encode()) > LONGEST_NAME for part in name.split("/")):
         raise Refused(f"{brief(name, 60)}: a checkpoint's name has at most {LONGEST_NAME} bytes; shorten it")
     for path, each in files.items():
         check_path(f"{name}/{path}", shown)
-        if not each.regular:
+        if not each.regular and each != UNREADABLE:
             kind = _KINDS.get(stat.S_IFMT(each.mode), "no regular file")
             raise Refused(
                 f"{brief(f'{name}/{path}')} is {kind}; nothing of {shown} is pushed: replace it by a regular file,"

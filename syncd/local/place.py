@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,7 +10,10 @@ from pathlib import Path
 
 from syncd.errors import ConfigError
 from syncd.local.tree import DIRECTORY, OWN, make_beneath, open_beneath, opened, remove_tree, sync_tree
+from syncd.local.trouble import free_bytes, said
 
+PROBE = 1 << 20
+"""Bytes that a disk must take so that a trainer is started again."""
 TORN_KEPT = 4
 """Torn directories kept in quarantine: enough to look into what happened, bounded so that they never fill the disk."""
 
@@ -17,8 +21,9 @@ TORN_KEPT = 4
 class Place:
     """The daemon's own directory `root/.syncd/` and the moves between it and the root."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, reserve: int = 0) -> None:
+        """`reserve`: bytes of the disk that a restore leaves free."""
+        self.root, self.reserve = root, reserve
         self.own = root / OWN
         self.staging = self.own / "staging"
         self.quarantine = self.own / "quarantine"
@@ -38,9 +43,21 @@ class Place:
                     raise ConfigError(f"{path} is a link; syncd writes nothing outside of SYNCD_ROOT: remove it")
                 path.mkdir(exist_ok=True, mode=0o700 if path == self.own else 0o777)
         except OSError as error:
-            raise ConfigError(
-                f"{error.filename}: {error.strerror}; syncd needs to read and write SYNCD_ROOT={self.root}"
-            ) from None
+            raise ConfigError(f"SYNCD_ROOT={self.root} cannot be used: {said(error, self.root)}") from None
+
+    def probe(self) -> None:
+        """Raise OSError where the disk takes nothing: what is started now would fail at its first save. Blocks."""
+        with tempfile.TemporaryFile(dir=self.own) as file:
+            os.posix_fallocate(file.fileno(), 0, PROBE)
+
+    def make_room(self, needed: int) -> int:
+        """Bytes that are free, after torn directories were removed from quarantine, oldest first, as far as needed. Blocks."""
+        with self._opened("quarantine") as quarantine:
+            for old in _torn(quarantine):
+                if free_bytes(self.root) >= needed:
+                    break
+                remove_tree(old, dir_fd=quarantine)
+        return free_bytes(self.root)
 
     def clear(self) -> None:
         """Remove what interrupted restores left; to be called with the root's lock held, when none is to go on."""
@@ -122,10 +139,14 @@ class Place:
                 moved.append(self.quarantine / to)
             if moved:
                 os.fsync(root)
-            olds = sorted(old for old in os.listdir(quarantine) if old.startswith("torn-"))
-            for old in olds[:-TORN_KEPT]:
+            for old in _torn(quarantine)[:-TORN_KEPT]:
                 remove_tree(old, dir_fd=quarantine)
         return moved
+
+
+def _torn(quarantine: int) -> list[str]:
+    """What was torn when it was set aside, oldest first."""
+    return sorted(old for old in os.listdir(quarantine) if old.startswith("torn-"))
 
 
 def _next(quarantine: int) -> int:

@@ -5,16 +5,30 @@ import os
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from syncd.errors import Refused, Torn, brief
+from syncd.errors import Refused, Torn, Unreadable, brief
 from syncd.local.completion import CORE_RULES, Rule, State, Verdict
 from syncd.local.pins import Pin, Pins
 from syncd.local.place import Place
-from syncd.local.scan import Seen, scan
-from syncd.local.tree import Fingerprint, files_below, fingerprint, opened
+from syncd.local.scan import Seen, in_order, scan
+from syncd.local.tree import UNREADABLE, Fingerprint, files_below, fingerprint, open_beneath, opened
+from syncd.local.trouble import ONE_USER, OWN_DISK, hides, unreadable
 from syncd.model.event import Say
 from syncd.model.names import FINAL, family, step_of
+
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 1800.0
+"""Seconds until a checkpoint that the disk could not read is tried again: such disks do not mend by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """Content that could not be read, and when (monotonic) it is tried again."""
+
+    content: Fingerprint
+    due: float
+    pause: float
 
 
 class Root:
@@ -28,11 +42,13 @@ class Root:
         globs: Sequence[str] = ("*",),
         rules: Sequence[Rule] = CORE_RULES,
         quiet: float = 10.0,
+        reserve: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`globs` choose checkpoints by relative name; `quiet`: seconds unchanged that stand for a missing marker."""
+        """`globs` choose checkpoints by relative name; `quiet`: seconds unchanged that stand for a missing marker;
+        `reserve`: bytes of the disk that a restore leaves free."""
         self.path, self.say, self.globs, self.rules, self.quiet = path, say, globs, rules, quiet
-        self.place = Place(path)
+        self.place = Place(path, reserve)
         self.pins = Pins(path)
         self.waiting: list[Pin] = []
         """Pinned and not yet pushed, in the order in which they were seen: clocks jump, discovery does not."""
@@ -43,6 +59,13 @@ class Root:
         self.families: set[str] = set()
         self._unchanged: dict[str, tuple[Fingerprint, float]] = {}
         self._troubles: dict[str, str] = {}
+        self._later: dict[str, _Later] = {}
+        self._stale: list[Pin] = []
+        self._told_unlinked = False
+        self._newest: dict[str, Seen] = {}
+        """Of each kind of names, the newest that was taken."""
+        self.passed: dict[str, Fingerprint] = {}
+        """What was passed over, and is to be noted by whoever keeps notes."""
         self._monotonic = monotonic
 
     def scan_now(self) -> list[Seen]:
@@ -53,17 +76,29 @@ class Root:
         return await asyncio.to_thread(self.scan_now)
 
     async def look(self, *, writer_gone: bool = False) -> list[Pin]:
-        """Scan, and pin what is newly complete. `writer_gone`: nobody writes, so quiet need not be waited for."""
+        """Scan, and pin what is newly complete. `writer_gone`: nobody writes, so quiet need not be waited for.
+
+        Raises OSError where our own disk refuses.
+        """
+        for stale in self._stale[:]:
+            await asyncio.to_thread(self.pins.drop, stale)
+            self._stale.remove(stale)
         new = []
         found = await self.scan()
-        for name, to in (await asyncio.to_thread(self._links_out)).items():
+        links = await asyncio.to_thread(self._links_out)
+        for name, to in links.items():
             if self._troubles.get(name) != to:
                 self._troubles[name] = to
                 why = f"{brief(name)} is a link to {brief(to)}; links are not followed: save into {self.path} itself"
                 self.say("checkpoint_refused", checkpoint=name, why=why)
         names = {seen.name for seen in found}
         self._unchanged = {name: since for name, since in self._unchanged.items() if name in names}
+        self._troubles = {name: why for name, why in self._troubles.items() if name in names | set(links)}
+        self._later = {name: later for name, later in self._later.items() if name in names}
         for seen in found:
+            if seen.verdict.state is State.HIDDEN:
+                self._tell_unreadable(seen.name, await asyncio.to_thread(self._what_hides, seen))
+                continue
             if seen.verdict.state is State.COMPLETE and seen.rule == "_SUCCESS":
                 self.families.add(family(seen.name))
             # Only files of what is known, but not all of them: a rotation is removing it, this is no new save.
@@ -71,6 +106,10 @@ class Root:
                 continue
             known = self.known.get(seen.name, ())
             if seen.fingerprint == known or (known and set(seen.fingerprint) <= set(known)):
+                continue
+            if self._is_passed(seen):
+                continue
+            if not writer_gone and self._is_for_later(seen):
                 continue
             if self._ready(seen, writer_gone) and (pin := await self.pin(seen)):
                 new.append(pin)
@@ -107,9 +146,12 @@ class Root:
         return bool(self._unchanged)
 
     async def pin(self, seen: Seen) -> Pin | None:
-        """Pin what was seen and let it wait; None, and told, when it cannot be."""
+        """Pin what was seen and let it wait; None, and told, when it cannot be. Raises OSError where our own disk refuses."""
         try:
             pin = await asyncio.to_thread(self.pins.take, seen)
+        except Unreadable as error:
+            self._tell_unreadable(seen.name, str(error))
+            return None
         except Torn:
             return None  # it moved while we looked: the next look sees it as it then is
         except Refused as error:
@@ -118,13 +160,13 @@ class Root:
             self.say("checkpoint_refused", checkpoint=seen.name, why=str(error))
             return None
         except OSError as error:
-            if self._troubles.get(seen.name) != str(error):  # once, not at each scan
-                self._troubles[seen.name] = str(error)
-                self.say("checkpoint_unreadable", checkpoint=seen.name, why=str(error))
+            if error.errno in OWN_DISK:
+                raise
+            self._tell_unreadable(seen.name, str(error))
             return None
         for old in [each for each in self.waiting if each.name == seen.name]:
             await self.let_go(old)
-        self.known[seen.name] = seen.fingerprint
+        self.took(seen)
         self._unchanged.pop(seen.name, None)
         self._troubles.pop(seen.name, None)
         self.waiting.append(pin)
@@ -137,13 +179,77 @@ class Root:
             rule=pin.rule,
             waited=round(max(0.0, time.time() - seen.written / 1e9), 3),
         )
+        if not pin.linked and not self._told_unlinked:
+            await self._tell_unlinked(pin)
         return pin
 
+    def took(self, seen: Seen) -> None:
+        """Its content is pinned or stored: the same is not taken again, and what is older is not new any more."""
+        kind = family(seen.name)
+        self.known[seen.name] = seen.fingerprint
+        self._newest[kind] = in_order([self._newest.get(kind, seen), seen])[-1]
+
+    async def _tell_unlinked(self, pin: Pin) -> None:
+        """Say once that links are refused for the sake of users; other reasons are the file system's, which has its own."""
+        if why := await asyncio.to_thread(self.pins.hindered, pin):
+            self._told_unlinked = True
+            self.say(
+                "not_pinned",
+                checkpoint=pin.name,
+                why=f"{why}: it cannot be hard-linked (fs.protected_hardlinks), so a rotation can tear it under its upload;"
+                f" {ONE_USER}",
+            )
+
+    def _tell_unreadable(self, name: str, why: str) -> None:
+        if self._troubles.get(name) != why:  # once, not at each scan
+            self._troubles[name] = why
+            self.say("checkpoint_unreadable", checkpoint=name, why=why)
+
+    def _what_hides(self, seen: Seen) -> str:
+        """What of a hidden checkpoint cannot be read."""
+        with opened(self.path) as root:
+            for path, each in seen.files.items():
+                if each == UNREADABLE:
+                    return hides(self.path / seen.name / path)
+                try:
+                    os.close(open_beneath(root, f"{seen.name}/{path}"))
+                except OSError as error:
+                    return unreadable(self.path / seen.name / path, error)
+        return hides(self.path / seen.name)
+
+    def not_read(self, pin: Pin, why: str) -> None:
+        """Its bytes could not be read: it is tried again at growing intervals, and told once."""
+        before, content = self._later.get(pin.name), fingerprint(pin.files)
+        again = before is not None and before.content == content
+        pause = min(LONGEST_PAUSE, before.pause * 2) if before and again else FIRST_PAUSE
+        self._later[pin.name] = _Later(content, self._monotonic() + pause, pause)
+        self.forget(pin)
+        if not again:
+            self.say("checkpoint_unreadable", checkpoint=pin.name, why=why)
+
+    def _is_passed(self, seen: Seen) -> bool:
+        """Whether something newer was taken while this could not be read: pushed now, it would be the newest by its number."""
+        hindered = seen.name in self._troubles or seen.name in self._later
+        later = (in_order([each, seen])[-1] is each for each in self._newest.values())
+        if not hindered or not seen.complete(writer_gone=True) or not any(later):
+            return False
+        self.known[seen.name] = self.passed[seen.name] = seen.fingerprint
+        why = "a newer one was taken while it could not be read"
+        self.say("checkpoint_skipped", checkpoint=seen.name, step=seen.verdict.step, why=why)
+        return True
+
+    def _is_for_later(self, seen: Seen) -> bool:
+        later = self._later.get(seen.name)
+        return later is not None and later.content == seen.fingerprint and self._monotonic() < later.due
+
     async def let_go(self, pin: Pin) -> None:
-        """Unpin; the trainer's own copy stays."""
+        """Unpin; the trainer's own copy stays. What the disk does not let go of now goes at a later look."""
         if pin in self.waiting:
             self.waiting.remove(pin)
-        await asyncio.to_thread(self.pins.drop, pin)
+        try:
+            await asyncio.to_thread(self.pins.drop, pin)
+        except OSError:
+            self._stale.append(pin)
 
     async def take_up(self, stored: set[str]) -> None:
         """Go on with the pins that an earlier daemon left, but for those whose commit is stored already."""

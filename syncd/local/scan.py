@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from syncd.local.completion import MarkerRule, Rule, State, Verdict, View, judge
-from syncd.local.tree import Files, Fingerprint, Identity, fingerprint, look_below, opened, read_small
-from syncd.model.names import FINAL, family
+from syncd.local.tree import UNREADABLE, Files, Fingerprint, Identity, fingerprint, look_below, opened, read_small
+from syncd.model.names import FINAL, family, step_of
 
 MARKERS = tuple(f"/{marker}" for marker in MarkerRule().markers)
 DEPTH = 3
@@ -55,10 +55,17 @@ def scan(
         marked = families | {family(path.rpartition("/")[0]) for path in files if path.endswith(MARKERS)}
 
         def look(name: str, inside: Files) -> Seen:
+            if (
+                name in files
+            ):  # a directory that could not be looked into: whose it is, is told where it looks like ours
+                ours = step_of(name) is not None or family(name) in marked
+                return Seen(name, Verdict(State.HIDDEN if ours else State.OTHER, "", step_of(name)), "", inside)
             view = View(
                 name, inside, lambda path, limit: read_small(base, f"{name}/{path}", limit), family(name) in marked
             )
             verdict, rule = judge(view, rules)
+            if verdict.state is State.TORN and UNREADABLE in inside.values():
+                verdict = Verdict(State.HIDDEN, verdict.reason, verdict.step)
             seen = Seen(name, verdict, rule, inside)
             assert seen.fingerprint is not None  # made here, in the thread: of 100,000 files it takes a while
             return seen

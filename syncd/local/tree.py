@@ -53,6 +53,8 @@ class Identity:
 
 UNREADABLE = Identity(0, 0, 0, 0, 0, stat.S_IFDIR)
 """What stands for a directory that cannot be looked into (lost+found)."""
+TOO_DEEP = Identity(0, 0, 0, 0, 0, 0)
+"""What stands for a directory that lies deeper than any name that is carried."""
 Files = Mapping[str, Identity]
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -116,8 +118,8 @@ def look_below(base: int, path: str = "", *, skip_hidden: bool = False) -> tuple
 
     `skip_hidden` passes over the direct children whose names begin with a dot: `.syncd`, `.git`, `.venv`.
     What vanishes while we look is left out: whoever compares two looks will see the difference. A directory that cannot be
-    read, or that lies deeper than any name that is carried, is given as `UNREADABLE`: as it is no regular file, nothing
-    around it is ever committed, and nothing else waits for it.
+    read is given as `UNREADABLE`, one that lies deeper than any name that is carried as `TOO_DEEP`: as they are no regular
+    files, nothing around them is ever committed, and nothing else waits for it.
     """
     found: dict[str, Identity] = {}
     directories: set[str] = set()
@@ -138,7 +140,7 @@ def look_below(base: int, path: str = "", *, skip_hidden: bool = False) -> tuple
             if len(os.fsencode(below)) <= MAX_PATH:
                 todo.append(below)
             else:
-                found[below] = UNREADABLE
+                found[below] = TOO_DEEP
     return found, directories
 
 
@@ -216,10 +218,11 @@ def make_beneath(base: int, path: str) -> int:
     return at
 
 
-def remove_tree(path: Path | str, *, dir_fd: int | None = None) -> None:
-    """Remove a directory and all below it, as far as it can be, however deep it is. Blocks."""
+def remove_tree(path: Path | str, *, dir_fd: int | None = None, strict: bool = False) -> None:
+    """Remove a directory and all below it, as far as it can be, however deep it is. `strict`: raises OSError where
+    something stays. Blocks."""
     try:
-        shutil.rmtree(path, ignore_errors=True, dir_fd=dir_fd)
+        shutil.rmtree(path, ignore_errors=not strict, dir_fd=dir_fd)
     except RecursionError:
         with suppress(OSError):
             top = os.open(path, DIRECTORY, dir_fd=dir_fd)
@@ -227,7 +230,7 @@ def remove_tree(path: Path | str, *, dir_fd: int | None = None) -> None:
                 _flatten(top)
             finally:
                 os.close(top)
-        shutil.rmtree(path, ignore_errors=True, dir_fd=dir_fd)
+        shutil.rmtree(path, ignore_errors=not strict, dir_fd=dir_fd)
 
 
 def _flatten(top: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from syncd.errors import Refused, Torn
 from syncd.local.digest import sum_file
 from syncd.local.tree import OWN, Identity, open_beneath, opened
+from syncd.local.trouble import Trouble
 from syncd.model.names import check_path
 from syncd.move.objects import Owner
 from syncd.store import Gate, Source, Store
@@ -32,7 +33,8 @@ class OutputLog:
         self.number = 1
         self._size = 0
         self._since = 0.0
-        self._failed = False
+        self.disk: Trouble | None = None
+        """Is told how the writing went."""
 
     def open(self) -> "OutputLog":
         """Close what an earlier daemon left growing; to be called with the root's lock held."""
@@ -51,15 +53,16 @@ class OutputLog:
         try:
             with self._part.open("ab", buffering=0) as file:
                 file.write(data)
+            self._since = self._since or time.monotonic()
+            self._size += len(data)
+            if self._size >= SEGMENT:
+                self.close_segment()
         except OSError as error:
-            if not self._failed:
-                log.warning("the trainer's output is not kept: %s", error)
-            self._failed = True
+            if self.disk:
+                self.disk.failed("output", error)
             return
-        self._since = self._since or time.monotonic()
-        self._size += len(data)
-        if self._size >= SEGMENT:
-            self.close_segment()
+        if self.disk:
+            self.disk.worked("output")
 
     def close_segment(self, older_than: float = 0.0) -> None:
         """Close the growing segment if there is one that began `older_than` seconds ago or earlier."""

@@ -1,7 +1,7 @@
 """Owning a task without training it: what `push`, `gc` and `reset` do before they write or delete anything."""
 
 from syncd.decide.retain import Delete
-from syncd.errors import Corrupt, Superseded, UsageError
+from syncd.errors import Corrupt, Denied, Superseded, UsageError
 from syncd.model.attempt import Record
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys, attempt_number
@@ -24,6 +24,14 @@ async def refuse_beside_another(store: Store, keys: Keys, now: float, verb: str)
             f"attempt {newest} of {keys.task} is at work (its heartbeat is fresh); {verb} would take the task from it:"
             " end it first, or wait until it is silent"
         )
+
+
+async def refuse_without_delete(store: Store, keys: Keys, verb: str) -> None:
+    """Raise `Denied` where these keys may not delete, before anything is claimed: asked of an object that nobody has."""
+    try:
+        await store.delete(f"{keys.top}nothing")
+    except Denied as error:
+        raise Denied(f"{error}. Nothing was changed: run 'syncd {verb}' with keys that may delete") from None
 
 
 async def own(

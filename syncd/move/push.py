@@ -8,11 +8,12 @@ from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 
 from syncd.decide.push import Check, Commit, Upload, free_name, plan_push
-from syncd.errors import Corrupt, NotFound, Refused, Torn
+from syncd.errors import Corrupt, NotFound, Refused, Torn, Unreadable
 from syncd.local.digest import GoOn, seal_file, sum_file
 from syncd.local.pins import Pin
 from syncd.local.threads import all_of, descriptor, stoppable, to_its_end
 from syncd.local.tree import Identity
+from syncd.local.trouble import OWN_DISK, unreadable
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest, parse_manifest
 from syncd.model.event import Say, silent
@@ -52,8 +53,8 @@ class Pusher:
         """Commit a pin. `assign` notes its name and number in the store before bytes are sent under them: a commit that
         took effect unanswered, and is let go, shares its number with no other.
 
-        Raises `Torn` when the source did not hold still: nothing is then committed, and the name is not used again.
-        `Refused` for what nobody could read back.
+        Raises `Torn` when the source did not hold still, `Unreadable` where its disk fails: nothing is then committed, and
+        the name is not used again. `Refused` for what nobody could read back.
         """
         if pin.commit is None:
             name = free_name(pin.name, self.used, self.begun)
@@ -153,6 +154,8 @@ def _reading(pin: Pin) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in OWN_DISK:
+            raise Unreadable(unreadable(pin.place, error)) from None
         raise Torn(f"{pin.name}: {error}") from None
 
 

@@ -14,6 +14,7 @@ from syncd.local.digest import GoOn, crc_of, matches, new_seal, range_matches, s
 from syncd.local.place import Place
 from syncd.local.threads import all_of, descriptor, stoppable, to_its_end
 from syncd.local.tree import files_below, lstat_beneath, make_beneath, open_beneath, opened
+from syncd.local.trouble import said
 from syncd.model import canonical
 from syncd.model.checkpoint import Committed, FileEntry, Manifest, ranges
 from syncd.model.keys import Keys
@@ -42,6 +43,7 @@ async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: 
     try:
         mark = await asyncio.to_thread(_mark, manifest)
         async with descriptor(place.open_staging, mark) as staged:
+            await to_its_end(_see_room, place, staged, manifest)
             held = await asyncio.to_thread(_neighbours, place.root)
             await download(store, keys, manifest, staged, gate, held)
             await to_its_end(_see_all, staged, manifest, place.root)
@@ -49,9 +51,24 @@ async def fetch(store: Store, keys: Keys, found: Committed, place: Place, gate: 
             return await to_its_end(place.put_in_place, staged, mark, manifest.name, alone)
     except OSError as error:
         raise ConfigError(
-            f"{manifest.name} ({manifest.bytes} bytes) cannot be restored into {place.root}: {error.strerror};"
-            " make room there, or name another SYNCD_ROOT"
+            f"{manifest.name} ({manifest.bytes} bytes) cannot be restored: {await asyncio.to_thread(said, error, place.root)}"
         ) from None
+
+
+def _see_room(place: Place, staged: int, manifest: Manifest) -> None:
+    """Raise `ConfigError` where the disk has no room for what is still to come, before an hour is spent on it. Blocks.
+
+    Torn checkpoints that were set aside go first: they are kept only to be looked at.
+    """
+    there = sum(each.size for each in files_below(staged).values())  # each has its blocks: see `_open`
+    needed = max(0, manifest.bytes - there) + place.reserve
+    free = place.make_room(needed)
+    if free < needed:
+        held = f" (of them {place.reserve} by SYNCD_DISK_RESERVE)" if place.reserve else ""
+        raise ConfigError(
+            f"{manifest.name} needs {needed} bytes{held}, and {free} are free on the disk of {place.root};"
+            " make room there, or name another SYNCD_ROOT"
+        )
 
 
 def _mark(manifest: Manifest) -> str:

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from syncd.errors import Torn
+from syncd.errors import Torn, Unreadable
 from syncd.model.answer import Answer
 from syncd.model.checkpoint import FileSum
 
@@ -121,7 +121,9 @@ def read_exactly(fd: int, offset: int, length: int) -> bytes:
         try:
             piece = os.pread(fd, length, offset)
         except OSError as error:  # of the source's disk, not of a store's: waiting does not mend it
-            raise Torn(f"bytes {offset} to {offset + length} of the file cannot be read: {error.strerror}") from None
+            raise Unreadable(
+                f"bytes {offset} to {offset + length} of the file cannot be read: {error.strerror}; look into dmesg"
+            ) from None
         if not piece:
             raise Torn(f"the file ended at byte {offset}, expected {length} more")
         pieces.append(piece)

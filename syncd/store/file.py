@@ -14,6 +14,7 @@ from typing import TypeVar
 from syncd.errors import ConfigError, Denied, Exists, NotFound, SyncdError, Torn, Transient
 from syncd.local.digest import WINDOW, matches
 from syncd.local.threads import descriptor, to_its_end
+from syncd.local.trouble import FULL, RIGHTS, whose
 from syncd.model.answer import Answer, clocks
 from syncd.model.checkpoint import ranges
 from syncd.store import Entry, Fetched, Gate, Source, write_at
@@ -24,7 +25,6 @@ TEMP = ".tmp"
 STALE = 24 * 3600.0
 """Age in seconds after which an unfinished file is somebody's who died."""
 
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
 
@@ -54,9 +54,10 @@ class FileStore:
                     if time.time() - left.lstat().st_mtime > STALE:
                         left.unlink(missing_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"SYNCD_STORE=file://{root}: {error.strerror}: {error.filename}; name a directory that you may write"
-            ) from None
+            why = f"{error.strerror}: {error.filename}"
+            if error.errno in RIGHTS:
+                why = whose(Path(error.filename))
+            raise ConfigError(f"SYNCD_STORE=file://{root}: {why}; name a directory that you may write") from None
         return cls(root)
 
     @property
@@ -386,6 +387,13 @@ def _translate(root: Path, key: str) -> Iterator[None]:
             if not (root / TEMP).is_dir():  # `open` made it: without it this is another directory
                 raise Denied(f"{root} is not the store any more; was it unmounted?") from None
             raise NotFound(said) from None
-        if error.errno in _DENIED:
-            raise Denied(f"{said}; give this user the right to write there") from None
+        if error.errno in RIGHTS:
+            where = whose(Path(error.filename) if isinstance(error.filename, str) else root / key)
+            raise Denied(f"{said}: {where}; give syncd's user the right, or run as the other") from None
+        if error.errno == errno.EROFS:
+            raise Denied(f"{said}; mount it writable again, or name another SYNCD_STORE") from None
+        if error.errno == errno.ELOOP:
+            raise Denied(f"{said}; a link is in the way: remove it") from None
+        if error.errno in FULL:
+            raise Transient(f"{said}; make room there, or lower SYNCD_KEEP") from None
         raise Transient(said) from None

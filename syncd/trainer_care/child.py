@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from syncd.model.local import ChildMark
 from syncd.trainer_care import Exit, processes
 from syncd.trainer_care.output import Copier
 
+log = logging.getLogger("syncd")
 LAUNCHER = Path(__file__).with_name("launch.py")
 LEFTOVER_PATIENCE = 2.0
 """Seconds between SIGTERM and SIGKILL for what the main process leaves behind."""
@@ -67,6 +69,7 @@ class ChildTrainer:
         life = _Life(self._on_output, self._copiers)
         mark = ChildMark(boot_id=processes.boot_id(), life=life.name)
         path = _mark_path(self._root)
+        path.parent.mkdir(exist_ok=True)
         await asyncio.to_thread(write_noun, path, mark)
         launch = (sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()))
         transport, _ = await asyncio.get_running_loop().subprocess_exec(
@@ -81,14 +84,18 @@ class ChildTrainer:
         self._life = life
         began = processes.started(life.pid) or 0
         mark = ChildMark(boot_id=mark.boot_id, life=life.name, pid=life.pid, pgid=life.pid, started=began)
-        await asyncio.to_thread(write_noun, path, mark)
+        try:
+            await asyncio.to_thread(write_noun, path, mark)
+        except OSError as error:  # it runs: its processes are found by the life that stands in their environment
+            log.debug("%s: %s", path, error.strerror)
 
     async def wait(self) -> Exit:
         """As in `Trainer`; raises also what `on_output` raised, and `RuntimeError` before the first `start`."""
         if self._life is None:
             raise RuntimeError("the trainer was not started")
         result = await self._life.finish()
-        _mark_path(self._root).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a life that ended: who finds it finds none of its processes
+            _mark_path(self._root).unlink(missing_ok=True)
         return result
 
     async def stop(self, grace: float) -> Exit:
@@ -237,7 +244,7 @@ def check_command(command: Sequence[str], env: Mapping[str, str]) -> None:
     name = command[0]
     if shutil.which(name, path=env.get("PATH", os.defpath)):
         return
-    if "/" in name and Path(name).exists():
+    if "/" in name and os.path.lexists(name):
         raise UsageError(f"{name} is not an executable file: chmod +x it, or name its interpreter")
     where = "there is no such file" if "/" in name else "it is in no directory of PATH"
     raise UsageError(f"{name} cannot be run: {where}")
@@ -273,6 +280,4 @@ async def _gone(mark: ChildMark, seconds: float) -> None:
 
 
 def _mark_path(root: Path) -> Path:
-    folder = root / OWN
-    folder.mkdir(exist_ok=True)
-    return folder / "child.json"
+    return root / OWN / "child.json"

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncd.config.values import MOST_BYTES, check_name, check_url, clean_name, parse_bytes, parse_seconds, show_bytes
+from syncd.config.values import (
+    MOST_BYTES,
+    check_name,
+    check_url,
+    clean_name,
+    parse_bytes,
+    parse_reserve,
+    parse_seconds,
+    show_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +45,13 @@ def test_sizes_are_read_as_people_write_them(text: str, number: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="64MiB"):
         parse_bytes(text)
+
+
+def test_a_reserve_is_a_size_or_auto() -> None:
+    assert parse_reserve(" Auto ") == "auto"
+    assert parse_reserve("20GiB") == 20 << 30
+    with pytest.raises(ValueError, match="auto"):
+        parse_reserve(-1)
 
 
 @given(st.integers(min_value=0, max_value=MOST_BYTES))

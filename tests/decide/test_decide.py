@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from syncd.decide.choose import LONGEST_LINE, candidates, line_to_record
 from syncd.decide.life import Restarts, stalled, trainer_share, verdict
-from syncd.decide.push import auto_rate, burned, free_name, triage
+from syncd.decide.push import auto_rate, auto_reserve, burned, free_name, relieve, triage
 from syncd.decide.retain import group, plan_retention
 from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import MAX_RANGES, RANGE, Committed, Manifest, range_size, ranges
@@ -72,6 +72,21 @@ def test_I8_older_ones_are_skipped_first_and_order_is_kept(waiting: list[int], b
     assert dropped + kept == waiting
     assert len(kept) == min(backlog, len(waiting))
     assert chosen == (kept[0] if kept else None)
+
+
+@given(st.integers(-100, 1000), st.lists(st.integers(0, 300), max_size=6))
+def test_I8_pins_go_in_order_until_there_is_room_and_none_that_frees_nothing(lacking: int, held: list[int]) -> None:
+    chosen = relieve(lacking, held)
+    assert chosen == sorted(chosen)
+    assert all(held[place] for place in chosen)
+    freed = sum(held[place] for place in chosen)
+    assert freed >= min(max(lacking, 0), sum(held))
+    assert not chosen or freed - held[chosen[-1]] < lacking, "none more than needed"
+
+
+def test_the_reserve_follows_the_last_save() -> None:
+    assert auto_reserve(None) == 0
+    assert auto_reserve(100) == 105
 
 
 @given(st.integers(0, 1 << 45))

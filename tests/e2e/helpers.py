@@ -198,7 +198,7 @@ class Node:
     def __init__(self, name: str, home: Path, task: Task | None = None, **settings: str) -> None:
         self.name, self.home, self.task = name, home, task
         self.root = home / "disk"
-        self.root.mkdir(parents=True)
+        self.root.mkdir(parents=True, exist_ok=True)  # a file system may be mounted there
         self.mark = secrets.token_hex(8)
         self.settings = {**QUICK, **(task.env if task else {}), "SYNCD_NODE": name, **settings}
         self.processes: list[Process] = []

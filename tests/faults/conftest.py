@@ -1,7 +1,9 @@
 """Whole nodes, as in `tests/e2e`, what comes between them and their store, and what a campaign has to say at its end."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from syncd_s3 import client, credentials
 from syncd.testing.servers import Minio
 from tests.e2e.conftest import file_task, minio, new_node, s3_task
 from tests.faults.between import Between
+from tests.faults.disks import Mount
 from tests.faults.fuzzing import INPUTS, SEED, TRACEBACKS
 
 __all__ = ["between", "file_task", "minio", "new_node", "s3_task"]
@@ -21,6 +24,30 @@ def between(minio: Minio) -> Iterator[Between]:
     """A proxy before the session's MinIO."""
     with Between(minio.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def tmpfs() -> Iterator[Mount]:
+    """Mount a tmpfs with these options on a directory that is made; to be asked for before `new_node`, whose processes end
+    before it goes."""
+    if os.geteuid() != 0:
+        pytest.skip("a tmpfs cannot be mounted here: only root may")
+    mounted: list[Path] = []
+
+    def mount(at: Path, options: str) -> Path:
+        at.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.decode(errors='replace').strip()}")
+        mounted.append(at)
+        return at
+
+    yield mount
+    for at in reversed(mounted):
+        while os.path.ismount(at):
+            subprocess.run(["umount", "-l", str(at)], capture_output=True, check=True)
 
 
 @pytest.fixture

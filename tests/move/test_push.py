@@ -45,7 +45,7 @@ async def test_I1_a_store_that_lists_other_sizes_is_asked_ever_more_slowly_and_s
 
 
 @pytest.mark.parametrize("opened", [3, 6, 8, 11])
-async def test_I6_a_disk_that_fails_in_the_midst_makes_a_torn_checkpoint_and_no_traceback(
+async def test_I6_a_disk_that_fails_in_the_midst_makes_an_unreadable_checkpoint_and_no_traceback(
     ram_path: Path, monkeypatch: pytest.MonkeyPatch, opened: int
 ) -> None:
     """Three files are opened when they are pinned, summed, sent, and at the end, to see that they held still."""
@@ -61,7 +61,7 @@ async def test_I6_a_disk_that_fails_in_the_midst_makes_a_torn_checkpoint_and_no_
     with monkeypatch.context() as patch:
         patch.setattr(Pin, "open", failing)
         await node.push_all()
-    torn = [fields["why"] for event, fields in node.events if event == "checkpoint_torn"]
+    torn = [fields["why"] for event, fields in node.events if event == "checkpoint_unreadable"]
     assert len(torn) == 1
     assert "Input/output error" in str(torn[0])
     node.save(2)

@@ -9,7 +9,7 @@ from syncd.errors import Denied, Superseded, UsageError
 from syncd.model import canonical
 from syncd.model.heartbeat import HeartbeatBody
 from syncd.model.keys import Keys
-from syncd.move.own import own, plan_gc, refuse_beside_another, reset
+from syncd.move.own import own, plan_gc, refuse_beside_another, refuse_without_delete, reset
 from syncd.move.retain import carry_out
 from syncd.store import Store
 from syncd.store.memory import MemoryStore
@@ -78,6 +78,14 @@ async def test_keys_without_the_right_to_delete_still_commit_every_checkpoint_an
     await verify(store)
 
 
+async def test_who_may_not_delete_is_told_before_anything_is_claimed() -> None:
+    store = MemoryStore()
+    with pytest.raises(Denied, match="Nothing was changed: run 'syncd gc'"):
+        await refuse_without_delete(Undeletable(store), KEYS, "gc")
+    assert not store.objects
+    await refuse_without_delete(store, KEYS, "gc")
+
+
 async def test_I7_gc_removes_orphans_and_late_commits_of_a_zombie(ram_path: Path) -> None:
     store = MemoryStore()
     zombie = await run_of(store, ram_path / "a", (1, 2))
@@ -99,11 +107,11 @@ async def test_gc_and_reset_refuse_beside_a_fresh_heartbeat(ram_path: Path) -> N
     store = MemoryStore()
     await run_of(store, ram_path / "a", (1,))
     body = HeartbeatBody(
-        task="task", attempt=1, node="a", session="s", seq=1, time=1000.0, interval=30.0, state="training"
+        task="task", attempt=1, node="a", session="s", seq=1, time=1000.0, interval=1.0, state="training"
     )
     await store.put(KEYS.heartbeat(1), canonical.encode(body))
     with pytest.raises(UsageError, match="at work"):
-        await refuse_beside_another(store, KEYS, 1010.0, "gc")
+        await refuse_beside_another(store, KEYS, 1001.0, "gc")
     await refuse_beside_another(store, KEYS, 1100.0, "gc")
 
 

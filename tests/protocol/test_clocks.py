@@ -1,5 +1,6 @@
 """Clocks are set, and machines' clocks differ: nothing that is new is taken for old, and nobody for dead or alive."""
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from syncd.local import tree
 from syncd.local.completion import State, Verdict
 from syncd.local.root import Root
 from syncd.local.scan import Seen, in_order
@@ -144,6 +146,43 @@ async def test_where_the_disk_does_not_tell_what_was_passed_over_steps_do(ram_pa
     await again.push_all()
     assert await committed(store) == ["checkpoint-2", "checkpoint-3"]
     assert again.keeper.newest and again.keeper.newest.commit == "checkpoint-3"
+
+
+@pytest.mark.parametrize("off", [-HOUR, HOUR])
+@pytest.mark.parametrize("restarted", ["never", "before", "after"])
+async def test_what_can_be_read_only_after_a_newer_one_was_taken_is_passed_over_for_good(
+    ram_path: Path, monkeypatch: pytest.MonkeyPatch, off: float, restarted: str
+) -> None:
+    real = tree.open_beneath
+
+    def guarded(base: int, path: str, flags: int = tree.REGULAR) -> int:
+        if path == "checkpoint-1":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(base, path, flags)
+
+    store = MemoryStore()
+    node = Node(store, ram_path / "a")
+    await node.boot()
+    with monkeypatch.context() as patch:
+        patch.setattr(tree, "open_beneath", guarded)
+        dated(node.save(1), off)
+        node.save(2)
+        await node.push_all()
+        assert [fields["checkpoint"] for event, fields in node.events if event == "checkpoint_unreadable"] == [
+            "checkpoint-1"
+        ]
+        if restarted == "before":
+            node = Node(store, ram_path / "a")
+            await node.boot()
+            await node.push_all()
+    await node.push_all()
+    await node.keeper.skip_superseded()
+    assert [fields["checkpoint"] for event, fields in node.events if event == "checkpoint_skipped"] == ["checkpoint-1"]
+    if restarted == "after":
+        node = Node(store, ram_path / "a")
+        await node.boot()
+        await node.push_all()
+    assert await committed(store) == ["checkpoint-2"]
 
 
 @pytest.mark.parametrize("off", [-HOUR, HOUR])

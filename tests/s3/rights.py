@@ -1,6 +1,7 @@
 """Keys of a real MinIO that may do less than all: its STS narrows its own by a policy."""
 
 import json
+from collections.abc import Mapping
 
 from botocore.session import Session
 
@@ -10,10 +11,12 @@ from syncd.testing.servers import Minio
 def keys_with(minio: Minio, *actions: str, bucket: str = "bucket") -> dict[str, str]:
     """The environment's keys that may do these actions, such as `s3:PutObject`, in a bucket and to all its objects."""
     resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Action": list(actions), "Resource": resources}],
-    }
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": resources}
+    return keys_by(minio, {"Version": "2012-10-17", "Statement": [statement]})
+
+
+def keys_by(minio: Minio, policy: Mapping[str, object]) -> dict[str, str]:
+    """The environment's keys that may do what a policy allows."""
     sts = Session().create_client(
         "sts",
         endpoint_url=minio.endpoint,

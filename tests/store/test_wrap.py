@@ -199,3 +199,33 @@ async def test_each_wish_for_fewer_requests_is_passed_on_and_waited_out() -> Non
     store.health.slow_listeners.append(lambda: heard.append(1))
     assert await store.get("k") == b"v"
     assert len(heard) == 2
+
+
+async def test_a_store_that_can_be_read_is_not_back_while_it_refuses_writes() -> None:
+    told: list[str | None] = []
+
+    class Full(Failing):
+        async def put(self, key: str, data: bytes) -> None:
+            self.calls += 1
+            if self.calls < 5:
+                await store.get("k")
+                raise Transient("full")
+            await super().put(key, data)
+
+    store = retrying(Full(), [])
+    store.health.listeners.append(told.append)
+    await store.put("a", b"1")
+    assert told == ["full", None]
+
+
+async def test_a_delete_that_is_denied_is_not_waited_for() -> None:
+    class Kept(Failing):
+        async def delete(self, key: str) -> None:
+            raise Denied("no right")
+
+    store, told = retrying(Kept(), []), list[str | None]()
+    store.health.listeners.append(told.append)
+    store.patient = True
+    with pytest.raises(Denied):
+        await store.delete("k")
+    assert told == [], "the store is not away"
