@@ -1,6 +1,6 @@
 # make demo   the main job, with no server and no account: train, lose the machine, restore, finish, compare
 # make test   everything that is checked: style, types, imports, tests (real MinIO and Mosquitto where they can be had)
-# make faults the whole campaigns of faults: answers of MinIO, zombies, clocks, keys, outages, syncd chaos (hours); make test has a part
+# make faults every campaign of README's "What was tried", whole (hours; cut, it goes on with the kill points); make test has a part
 # make fuzz   the parsers under a fuzzer that sees which branches an input reaches; FOR=300 seconds
 # make bench  the S3 store's transfers beside other tools'; ROUNDS=1 SIZE=256MiB for a short look
 # All do all of their set-up themselves.
@@ -22,7 +22,9 @@ test: setup minio packages lint types imports
 	$(PY) -m pytest
 
 faults: setup minio packages
-	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB $(PY) -m pytest tests/faults tests/cli/test_chaos.py
+	$(PY) -m tests.faults.kill
+	SYNCD_TEST_ALL_FAULTS=1 SYNCD_TEST_LARGE=64GiB SYNCD_TEST_MODEL=20000 $(PY) -m pytest \
+	  tests/faults tests/model tests/protocol/test_kill_points.py tests/cli/test_chaos.py
 
 fuzz: setup
 	@$$(command -v uv || echo $(PY) -m uv) pip install --quiet --python $(PY) -c constraints.txt -e '.[fuzz]'
@@ -62,9 +64,9 @@ setup: .venv/ready
 minio:
 	@tests/tools/get-minio
 
-# a broker, a checker, a third shell, other clocks and a library of faults for the tests, by apt where they are absent and we are root
+# a broker, a checker, a third shell, other clocks, a killer and a library of faults, by apt where they are absent and we are root
 packages:
-	@for name in mosquitto shellcheck busybox faketime; do tests/tools/get-package $$name; done
+	@for name in mosquitto shellcheck busybox faketime strace; do tests/tools/get-package $$name; done
 	@tests/tools/get-package fiu-utils fiu-run
 
 constraints:  ## renew the pins

@@ -1,8 +1,8 @@
-"""Whole nodes, as in `tests/e2e`, what comes between them and their store, and what a campaign has to say at its end."""
+"""Whole nodes, as in `tests/e2e`, what comes between them and their store, and what the fuzzers have to say at the end."""
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from tests.faults.disks import Mount
 from tests.faults.fuzzing import INPUTS, SEED, TRACEBACKS
 
 __all__ = ["between", "file_task", "minio", "new_node", "s3_task"]
-_SUMMARY = pytest.StashKey[dict[str, str]]()
 
 
 @pytest.fixture
@@ -68,16 +67,8 @@ def as_operator(minio: Minio, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "new_session", quick)
 
 
-@pytest.fixture(scope="session")
-def sum_up(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
-    """`sum_up(name, line)`: shown at the end of the run, the last line of each name."""
-    lines = pytestconfig.stash.setdefault(_SUMMARY, {})
-    return lines.__setitem__
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash.get(_SUMMARY, {}).values():
-        terminalreporter.write_line(line)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The fuzzers' counts at the end of a run."""
     if not INPUTS:
         return
     each = ", ".join(f"{name} {count:,}" for name, count in sorted(INPUTS.items()))

@@ -129,10 +129,10 @@ class Oracle(Watcher):
 
     def _right_line(self, attempt: int) -> None:
         line = self.records[attempt]
-        past = self._past(line)
         timely = {each.save for each in self.commits.values() if not each.late}
-        late = [each.item for each in self.commits.values() if each.save in past - timely]
-        assert not late, f"I4: attempt {attempt} resumes {line[:1]}; {late} were committed after a successor took over"
+        assert not line or self.commits[line[0]].save in timely, (
+            f"I4: attempt {attempt} resumes {line[0]}, which was committed after a successor took over"
+        )
         newest = self.recorded_at_claim[attempt]
         if line and newest and line[0][0] < newest:
             known = self._past(self.records[newest])
