@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from .canaries import CANARIES, documents, leaks
+
+os.environ.update(CANARIES)
+
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> Iterator[random.Random]:
@@ -24,14 +28,28 @@ SERVERS = ("MinIO", "Mosquitto")
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where SYNCD_TEST_NO_SKIP is set (CI), a real server that is not here is a failure, not a skip."""
+    """Where SYNCD_TEST_NO_SKIP is set (CI), a real server that is not here is a failure, not a skip. A secret that is shown
+    is one anywhere."""
     report = yield
     if report.skipped and os.environ.get("SYNCD_TEST_NO_SKIP") and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if reason.startswith(SERVERS):
             report.outcome = "failed"
             report.longrepr = f"skipped, which CI does not allow: {reason}"
+    if found := _shown(item, report):
+        report.outcome = "failed"
+        report.longrepr = f"I10: a secret is shown: {'; '.join(found)}\n{report.longrepr or ''}"
     return report
+
+
+def _shown(item: pytest.Item, report: pytest.TestReport) -> list[str]:
+    """Secrets in what was captured of the test, in its failure, and in logs and documents that it left."""
+    texts = {f"captured {name}": text.encode() for name, text in report.sections}
+    texts["the failure"] = report.longreprtext.encode()
+    if report.when == "call":
+        arguments = getattr(item, "funcargs", {})
+        texts |= documents([arguments[name] for name in ("tmp_path", "ram_path") if name in arguments])
+    return leaks(texts)
 
 
 @pytest.fixture

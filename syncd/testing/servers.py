@@ -16,6 +16,8 @@ from typing import NoReturn, Self
 
 import pytest
 
+SECRETS: list[str] = []
+"""Secrets that servers here were started with: for whoever looks that none is shown anywhere."""
 START = 30.0
 """Seconds within which a server must answer."""
 
@@ -157,6 +159,7 @@ class Minio(Server):
         self._binary = find_minio() or skip("MinIO", "set MINIO_BIN, or run tests/tools/get-minio (make minio)")
         self._domain, self._certificates = domain, certificates
         self.key_id, self.secret = f"TEST{secrets.token_hex(8).upper()}", secrets.token_hex(20)
+        SECRETS.append(self.secret)
 
     @property
     def endpoint(self) -> str:
