@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -289,7 +289,7 @@ def run(machine: type[Nodes], examples: int, *, steps: int = 40, shrink: bool = 
     run_state_machine_as_test(machine, settings=settings(options(examples, shrink=shrink), stateful_step_count=steps))
 
 
-def run_overlaps(kinds: frozenset[str], examples: int, *, shrink: bool = True) -> None:
+def run_overlaps(kinds: frozenset[str], examples: int, *, shrink: bool = True, start: int | None = None) -> None:
     """Three nodes that overlap, each paused once: what goes wrong between three takes a schedule that chance rarely finds."""
 
     @options(examples, shrink=shrink)
@@ -322,7 +322,7 @@ def run_overlaps(kinds: frozenset[str], examples: int, *, shrink: bool = True) -
         finally:
             nodes.teardown()
 
-    play()
+    (play if start is None else seed(start)(play))()
 
 
 HOW_MANY = int(os.environ.get("SYNCD_TEST_MODEL") or 200)
