@@ -11,11 +11,11 @@ import click
 
 from syncd.cli import App
 from syncd.cli.compose import Parts, opened
-from syncd.cli.options import verb
+from syncd.cli.options import Size, verb
 from syncd.cli.output import print_json, print_table
 from syncd.cli.words import bytes_
 from syncd.config import Settings, handed_on
-from syncd.config.values import check_name, parse_bytes
+from syncd.config.values import check_name
 from syncd.decide.rehearsal import WHAT, Fault, Round, Spread, plan, spread
 from syncd.errors import ConfigError, SyncdError, UsageError
 from syncd.hooks.loading import told
@@ -29,17 +29,12 @@ NOT_OURS = ("SYNCD_EXTRA", "SYNCD_GROUP")
 """Settings of the operator's that say nothing about a scratch task."""
 
 
-class Size(click.ParamType[int]):
-    """Bytes, written as the settings' sizes are."""
-
-    name = "size"
+class CheckpointSize(Size):
+    """One that a rehearsal can write."""
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = parse_bytes(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not isinstance(size, int) or not LEAST_SIZE <= size <= MOST_SIZE:
+        size = super().convert(value, param, ctx)
+        if not LEAST_SIZE <= size <= MOST_SIZE:
             self.fail(f"{value}: between 1KiB and 1TiB is expected", param, ctx)
         return size
 
@@ -59,7 +54,9 @@ class Size(click.ParamType[int]):
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 63) - 1), metavar="N", help="Plays the same faults again. [default: random]"
 )
-@click.option("--size", type=Size(), default="4MiB", metavar="SIZE", show_default=True, help="Bytes of a checkpoint.")
+@click.option(
+    "--size", type=CheckpointSize(), default="4MiB", metavar="SIZE", show_default=True, help="Bytes of a checkpoint."
+)
 @click.option("--keep-task", is_flag=True, help="Leave the scratch task in the store.")
 @click.option("--dry-run", is_flag=True, help="List the rounds; change nothing.")
 @click.pass_obj

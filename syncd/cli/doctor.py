@@ -10,11 +10,10 @@ import click
 
 from syncd.cli import App
 from syncd.cli.compose import Parts, opened
-from syncd.cli.options import verb
+from syncd.cli.options import Size, verb
 from syncd.cli.output import print_json
 from syncd.cli.words import bytes_
 from syncd.config import Settings
-from syncd.config.values import parse_bytes
 from syncd.decide.doctor import Judged, exit_code, judge, verdict
 from syncd.errors import ConfigError
 from syncd.local import ground
@@ -29,18 +28,6 @@ MEASURED = 4.0
 _MARKS = {"yes": ("yes", "green"), "note": ("no", "yellow"), "no": ("NO", "red"), "unknown": ("?", "cyan")}
 
 
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            size = parse_bytes(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        assert isinstance(size, int)
-        return size
-
-
 @verb(
     needs_task=False,
     examples="""
@@ -50,7 +37,7 @@ class _Size(click.ParamType[int]):
     """,
 )
 @click.option(
-    "--bytes", "most", type=_Size(), default="32MiB", show_default=True, metavar="SIZE",
+    "--bytes", "most", type=Size(), default="32MiB", show_default=True, metavar="SIZE",
     help="Bytes to measure the link by, at most, each way; 0: not. Under 17MiB no upload of several parts is tried.",
 )  # fmt: skip
 @click.pass_obj

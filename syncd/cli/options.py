@@ -18,6 +18,22 @@ _FLAG = "setting_"
 """Before the names of settings among a command's parameters."""
 
 
+class Size(click.ParamType[int]):
+    """Bytes, written as the settings' sizes are."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from syncd.config.values import parse_bytes
+
+        try:
+            size = parse_bytes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        assert isinstance(size, int)
+        return size
+
+
 def verb(*, examples: str, settings: bool = True, needs_task: bool = True) -> Callable[[Callable[..., Any]], Verb]:
     """Make a function the command of its module; it is called with its own options and these:
 

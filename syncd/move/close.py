@@ -1,4 +1,4 @@
-"""Closing attempts: who names a result, and who deletes what it might be, decide by one create-only put (rule 14).
+"""Closing attempts: who names a result, and who deletes what it might be, decide by one create-only put (rule 15 of DESIGN.md).
 
 A zombie that names its newest checkpoint as the task's result, and a successor that lets that checkpoint go, see nothing
 of each other. So each first closes the attempt, and the first put decides.

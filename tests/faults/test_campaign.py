@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from syncd_s3 import S3Settings, client, credentials
+from syncd_s3 import S3Settings
 from syncd_s3.store import S3Store
 
 from syncd.errors import StoreError
@@ -21,7 +21,7 @@ from syncd.store.wrap import Retrying
 from syncd.testing import Fault, FaultProxy, Node, s3_error, verify
 from syncd.testing.servers import Minio
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_operator")]
 ALL = bool(os.environ.get("SYNCD_TEST_ALL_FAULTS"))
 SHARE = 60
 """Cases of the campaign that `make test` runs."""
@@ -82,23 +82,6 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
     with Minio(tmp_path_factory.mktemp("minio")) as server:
         server.make_bucket("bucket")
         yield server
-
-
-@pytest.fixture(autouse=True)
-def aws(minio: Minio, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in minio.env.items():
-        monkeypatch.setenv(name, value)
-    new, loader = credentials.new_session, credentials.new_session().get_component("data_loader")
-
-    def quick() -> Any:
-        session = new()
-        session.register_component("data_loader", loader)
-        return session
-
-    for module in (client, credentials):
-        monkeypatch.setattr(module, "new_session", quick)
 
 
 async def _at_once(seconds: float) -> None:

@@ -29,17 +29,14 @@ async def test_I1_I3_I4_I5_I7_a_process_killed_at_any_syscall_loses_and_tears_no
     ram_path: Path,
     rng: random.Random,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
     sum_up: Callable[[str, str], None],
 ) -> None:
     if strace() is None:
         skip("strace", "apt-get install strace, and the right to trace")
     place = directory
     if store == "minio":
-        server = request.getfixturevalue("minio")
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        place = bucket(server, "kills")
+        request.getfixturevalue("as_operator")
+        place = bucket(request.getfixturevalue("minio"), "kills")
     campaign = Campaign(ram_path, {store: place}, Notes(None))
     await campaign.some_points(int(os.environ.get("SYNCD_TEST_KILLS") or KILLS), rng, MOST)
     print(summary(campaign.notes))

@@ -7,8 +7,14 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from syncd_s3 import S3Settings
+from syncd_s3.store import S3Store
 
 Headers = dict[str, str]
 
@@ -163,3 +169,16 @@ class FakeOldRgw(FakeS3):
 
     def stored(self, headers: Headers) -> Headers:
         return {}
+
+
+@asynccontextmanager
+async def opened(fake: FakeS3, **settings: Any) -> AsyncIterator[S3Store]:
+    """A store on a fake that serves as long as the context lasts."""
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0, limit=1 << 20)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        store = await S3Store.open("s3://bucket/p", S3Settings(s3_endpoint_url=endpoint, **settings))
+        try:
+            yield store
+        finally:
+            await store.aclose()

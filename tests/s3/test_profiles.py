@@ -1,10 +1,8 @@
 """Kinds of S3 servers: chosen by the endpoint, each spoken to in its own way, the same checkpoints in all."""
 
-import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from syncd.move.start import claim
 from syncd.store import Source
 from syncd.testing import open_gate, source_of
 
-from .fakes import FakeGcs, FakeOldRgw, FakeR2, FakeS3
+from .fakes import FakeGcs, FakeOldRgw, FakeR2, FakeS3, opened
 
 
 @pytest.mark.parametrize(
@@ -50,18 +48,6 @@ def test_readme_has_every_profile_as_it_is() -> None:
         assert profile.lacks in row
         assert ("MD5" if profile.checksum == "md5" else "CRC-64/NVME") in row
         assert ("If-None-Match" if profile.create == "if-none-match" else "x-goog-if-generation-match") in row
-
-
-@asynccontextmanager
-async def opened(fake: FakeS3, **settings: Any) -> AsyncIterator[S3Store]:
-    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0, limit=1 << 20)
-    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
-        store = await S3Store.open("s3://bucket/p", S3Settings(s3_endpoint_url=endpoint, **settings))
-        try:
-            yield store
-        finally:
-            await store.aclose()
 
 
 KINDS: list[tuple[Callable[[], FakeS3], str]] = [(FakeR2, "r2"), (FakeGcs, "gcs"), (FakeOldRgw, "ceph")]

@@ -1,9 +1,6 @@
 """What S3 tells `syncd doctor` of itself: by a real MinIO with keys of several rights, by fakes that lack one thing each."""
 
-import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -21,7 +18,7 @@ from syncd.store.wrap import Retrying
 from syncd.testing import open_gate
 from syncd.testing.servers import Minio
 
-from .fakes import FakeGcs, FakeOldRgw, FakeR2, FakeS3, Headers, Reply, refusal
+from .fakes import FakeGcs, FakeOldRgw, FakeR2, FakeS3, Headers, Reply, opened, refusal
 from .rights import keys_with
 
 
@@ -162,18 +159,6 @@ async def test_keys_of_files_are_renewed_and_temporary_ones_of_variables_are_not
     answer, source = await asked()
     assert answer.yes is True
     assert "AWS_…_FILE" in source
-
-
-@asynccontextmanager
-async def opened(fake: FakeS3, **settings: Any) -> AsyncIterator[S3Store]:
-    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0, limit=1 << 20)
-    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
-        store = await S3Store.open("s3://bucket/p", S3Settings(s3_endpoint_url=endpoint, **settings))
-        try:
-            yield store
-        finally:
-            await store.aclose()
 
 
 class Dated(FakeR2):

@@ -115,7 +115,7 @@ class Campaign:
         self.tried += 1
         home = self.home / f"{os.getpid()}-{self.tried}"
         scene = SCENES[point.scene]
-        async with self.places[point.store](home, self.tried) as (store, url, env):
+        async with self.places[point.store](home) as (store, url, env):
             stage = Stage(home, store, url)
             await scene.set_up(stage)
             code, said = await self._run(stage, [*scene.verb(stage)], env, point)

@@ -12,19 +12,19 @@ from syncd.store.file import FileStore
 from syncd.testing.servers import Minio
 
 Opened = tuple[Store, str, dict[str, str]]
-Place = Callable[[Path, int], AbstractAsyncContextManager[Opened]]
-"""`place(home, number)`: a store, its URL, and the variables that a process needs for it."""
+Place = Callable[[Path], AbstractAsyncContextManager[Opened]]
+"""`place(home)`: a store, its URL, and the variables that a process needs for it."""
 
 
 @asynccontextmanager
-async def directory(home: Path, number: int) -> AsyncIterator[Opened]:
+async def directory(home: Path) -> AsyncIterator[Opened]:
     home.mkdir(parents=True)
     yield FileStore.open(home / "store", create=True), (home / "store").as_uri(), {}
 
 
 def bucket(server: Minio, name: str) -> Place:
     @asynccontextmanager
-    async def prefix(home: Path, number: int) -> AsyncIterator[Opened]:
+    async def prefix(home: Path) -> AsyncIterator[Opened]:
         home.mkdir(parents=True)
         url = f"s3://{name}/{home.name}"
         store = await S3Store.open(url, S3Settings())
