@@ -39,7 +39,7 @@ class LineItem:
         return f"{attempt_name(self.attempt)}/{self.commit} {self.digest}"
 
 
-_ITEM = re.compile(r"(attempt-\d+)/(.+) ([a-z0-9]+:[0-9a-f]+)", re.DOTALL)
+_ITEM = re.compile(r"(attempt-\d+)/(.+) ([a-z0-9]{1,16}:[0-9a-f]{8,128})", re.DOTALL)
 
 
 def parse_item(text: str, where: str) -> LineItem:

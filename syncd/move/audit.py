@@ -4,13 +4,16 @@ import asyncio
 from dataclasses import dataclass, field
 
 from syncd.decide.retain import group
-from syncd.errors import Corrupt, NotFound
+from syncd.errors import Corrupt, NotFound, brief
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys
 from syncd.move.objects import read_item
 from syncd.move.overview import TaskView, present_line, read_task
 from syncd.move.restore import sound
 from syncd.store import Gate, Store
+
+LONGEST_LINE = 500
+"""Characters of a problem or note."""
 
 
 @dataclass
@@ -41,6 +44,8 @@ async def audit(store: Store, keys: Keys, *, deep: bool, gate: Gate) -> Audit:
         result.problems.append(f"{keys.top}: none of the line's {len(view.line)} checkpoints is there to be resumed")
     await _done(store, view, result, deep=deep, gate=gate)
     await _orphans(store, keys, result)
+    for lines in (result.problems, result.notes):
+        lines[:] = [brief(text, LONGEST_LINE) for text in lines]  # names in it are whatever the store's objects say
     return result
 
 

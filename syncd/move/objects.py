@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from syncd.errors import Corrupt, Exists, NotFound
+from syncd.errors import Corrupt, Exists, NotFound, brief
 from syncd.local.threads import all_of
 from syncd.model import canonical
 from syncd.model.attempt import Done, LineItem, Record, parse_record
@@ -103,7 +103,8 @@ async def read_manifest(store: Store, keys: Keys, attempt: int, commit: str) -> 
 def _committed(data: bytes, key: str, keys: Keys, attempt: int, commit: str) -> Committed:
     manifest = parse_manifest(data, key)
     if (manifest.task, manifest.attempt, manifest.commit) != (keys.task, attempt, commit):
-        raise Corrupt(f"{key}: the manifest is of {manifest.task}/{manifest.attempt}/{manifest.commit}; moved by hand?")
+        of = brief(f"{manifest.task}/{manifest.attempt}/{manifest.commit}")
+        raise Corrupt(f"{key}: the manifest is of {of}; moved by hand?")
     return Committed(manifest, canonical.digest(data))
 
 

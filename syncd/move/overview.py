@@ -54,14 +54,19 @@ async def read_attempt(store: Store, keys: Keys, number: int) -> AttemptView:
         else:
             claim = canonical.decode(data, Claim, keys.claim(number))
     except Corrupt as error:
-        damaged.append((keys.claim(number), str(error)))
+        damaged.append(_damage(keys.claim(number), str(error)))
     try:
         record = await read_record(store, keys, number)
     except Corrupt as error:
-        damaged.append((keys.record(number), str(error)))
+        damaged.append(_damage(keys.record(number), str(error)))
     commits = await read_commits(store, keys, number)
-    damaged += [(keys.manifest(number, name), why) for name, why in commits.bad]
+    damaged += [_damage(keys.manifest(number, name), why) for name, why in commits.bad]
     return AttemptView(number, claim, record, commits.good, tuple(damaged))
+
+
+def _damage(key: str, why: str) -> tuple[str, str]:
+    """The key stands once in a line of the two, whether or not what was raised names it."""
+    return key, why.removeprefix(f"{key}: ")
 
 
 async def read_task(store: Store, keys: Keys) -> TaskView:
@@ -72,7 +77,7 @@ async def read_task(store: Store, keys: Keys) -> TaskView:
     try:
         done = await read_done(store, keys)
     except Corrupt as error:
-        damaged.append((keys.done, str(error)))
+        damaged.append(_damage(keys.done, str(error)))
     recorded = next((each for each in reversed(attempts) if each.record), None)
     line: list[LineItem] = []
     if recorded and recorded.record:

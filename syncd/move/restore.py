@@ -91,9 +91,10 @@ def _see_all(staged: int, manifest: Manifest, root: Path) -> None:
     """Raise `ConfigError` unless exactly the manifest's names are there: a disk that ignores case has fewer. Blocks."""
     there, wanted = set(files_below(staged)), {entry.path for entry in manifest.files}
     if lacking := min(wanted - there, default=None):
+        shown = brief(f"{manifest.name}/{lacking}")
         raise ConfigError(
-            f"{manifest.name}/{lacking}: {root} does not tell this name from another of the checkpoint's (a file system"
-            " that ignores case?); name another SYNCD_ROOT"
+            f"{shown}: {root} does not tell this name from another of the checkpoint's (a file system that ignores"
+            " case?); name another SYNCD_ROOT"
         )
     if strange := min(there - wanted, default=None):
         raise ConfigError(f"{root}/.syncd/staging holds '{brief(strange)}', which syncd did not put there; remove it")

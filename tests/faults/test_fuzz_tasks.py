@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from syncd.__main__ import main
 from syncd.errors import ConfigError, Corrupt
 from syncd.local.lock import locked
+from syncd.model.checkpoint import parse_manifest
 from syncd.model.keys import Keys
 from syncd.move.audit import audit
 from syncd.move.overview import present_line, read_task
@@ -122,6 +123,23 @@ def test_I5_a_start_on_a_spoilt_store_resumes_a_whole_checkpoint(
         assert "checkpoint-9" in line_of(objects)
 
 
+NEWEST = "task/attempt-0002/manifests/checkpoint-3.json"
+"""The one manifest that no record's line names yet, so that no sum says what it was."""
+
+
+def must_be_told(key: str, before: bytes | None, after: bytes | None) -> bool:
+    """Whether a reader can tell that the object is another: a sum vouches for it, or it can no longer be read."""
+    if before == after or not ("/manifests/" in key or "/checkpoint-" in key):
+        return False
+    if key != NEWEST or after is None:
+        return True
+    try:
+        parse_manifest(after, key)
+    except Corrupt:
+        return True
+    return False
+
+
 @fuzzed(120)
 @given(spoilt_object())
 def test_I2_audit_names_whatever_is_wrong_with_the_line(
@@ -132,9 +150,8 @@ def test_I2_audit_names_whatever_is_wrong_with_the_line(
         found = asyncio.run(audit(MemoryStore(objects), KEYS, deep=True, gate=open_gate))
         for text in (*found.problems, *found.notes):
             assert_told(text, "task/" if text in found.problems else None)
-        key = spoilt[0]
-        if key.startswith("task/attempt-0001/manifests/") or "/checkpoint-" in key:  # what sums vouch for
-            assert objects.get(key) == sound.get(key) or found.problems or found.notes, "another, and nothing was said"
+        if must_be_told(spoilt[0], sound.get(spoilt[0]), objects.get(spoilt[0])):
+            assert found.problems or found.notes, "another, and nothing was said"
 
 
 DOCUMENTED = {0, 1, 64, 75, 77, 78}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from syncd.errors import ConfigError
+from syncd.errors import ConfigError, Corrupt
 from syncd.local.tree import OWN
 from syncd.model import canonical
-from syncd.model.attempt import Record
+from syncd.model.attempt import Record, parse_item
 from syncd.model.checkpoint import Manifest
 from syncd.model.keys import MOST_ATTEMPTS, Keys
 from syncd.move.audit import audit
@@ -73,6 +73,28 @@ async def test_I4_a_manifest_of_the_line_that_was_replaced_by_another_is_a_probl
     found = await audit(node.store, KEYS, deep=True, gate=open_gate)
     (problem,) = found.problems
     assert problem.startswith(f"{key}: has sha256:")
+
+
+async def test_what_another_wrote_into_a_claim_or_manifest_is_shown_in_one_printable_line(ram_path: Path) -> None:
+    node = await two_commits(ram_path)
+    key = KEYS.manifest(1, "checkpoint-1")
+    for place in (KEYS.claim(1), key):
+        objects(node)[place] = objects(node)[place].replace(
+            b'"task":"task"', b'"task":"\\u001b[2J\\n' + b"x" * 900 + b'"'
+        )
+    found = await audit(node.store, KEYS, deep=True, gate=open_gate)
+    assert len(found.problems) == 2
+    for text in found.problems:
+        assert text.isprintable() and len(text) <= 520 and r"\x1b[2J\n" in text
+        assert text.count(key) <= 1, "the key stands twice"
+
+
+def test_a_digest_in_a_line_has_the_form_of_a_digest() -> None:
+    good = "attempt-0001/checkpoint-1 sha256:" + "0" * 64
+    assert str(parse_item(good, "x")) == good
+    for bad in ("sha256:", "1" * 400 + "sha256:" + "0" * 64, "sha256:" + "0" * 200, "sha256:0"):
+        with pytest.raises(Corrupt, match="is not 'attempt-0001/name digest'"):
+            parse_item(f"attempt-0001/checkpoint-1 {bad}", "x")
 
 
 async def test_a_checkpoint_with_a_directory_of_the_stores_temporary_name_is_committed(ram_path: Path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -27,19 +28,21 @@ def main() -> int:
     notes = Notes(args.notes)
     stores = args.store or ["file", "minio"]
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with (
-        tempfile.TemporaryDirectory(dir=memory, prefix="syncd-kill-", delete=False) as made,
-        Minio(Path(made) / "minio") as server,
-    ):
+    made = Path(tempfile.mkdtemp(dir=memory, prefix="syncd-kill-"))
+    with Minio(made / "minio") as server:
         server.make_bucket("kills")
         os.environ.update(server.env)
         places = {"file": directory, "minio": bucket(server, "kills")}
-        campaign = Campaign(Path(made), {name: places[name] for name in stores}, notes)
+        campaign = Campaign(made, {name: places[name] for name in stores}, notes)
         asyncio.run(campaign.all_points(args.scene or list(SCENES)))
     print(summary(notes))
+    if not notes.wrong:
+        shutil.rmtree(made)
+        return 0
     for found in notes.wrong:
         print(f"{found.point}: {found.wrong}")
-    return 1 if notes.wrong else 0
+    print(f"what they left lies in {made}")
+    return 1
 
 
 if __name__ == "__main__":
