@@ -19,7 +19,8 @@ from syncd.config.values import check_name
 from syncd.decide.rehearsal import WHAT, Fault, Round, Spread, plan, spread
 from syncd.errors import ConfigError, SyncdError, UsageError
 from syncd.hooks.loading import told
-from syncd.rehearsal.play import PAUSE, Played, Rehearsal, Seen
+from syncd.rehearsal.ledger import Played, Seen
+from syncd.rehearsal.play import PAUSE, Rehearsal
 from syncd.rehearsal.scratch import check_room, scratch, sweep
 from syncd.stopping import Stop, race
 
@@ -131,7 +132,7 @@ async def _run(
                     trouble.append(error)
                 finally:
                     rehearsal.end()
-                seen = rehearsal.seen
+                seen = rehearsal.ledger.seen
                 seen.wrong = [app.redact(line) for line in seen.wrong]
                 interrupted = stop.asked.is_set()
                 keep = keep_task or bool(seen.wrong)

@@ -52,6 +52,15 @@ class Keys:
         """Prefix of one attempt, with its slash."""
         return f"{self.task}/{attempt_name(attempt)}/"
 
+    def attempt_of(self, key: str) -> int | None:
+        """The attempt that a key of the task belongs to; None for those of no attempt.
+
+        >>> Keys("run").attempt_of("run/attempt-0007/checkpoint-1/model.bin")
+        7
+        """
+        head, slash, _ = key.removeprefix(self.top).partition("/")
+        return attempt_number(head) if slash else None
+
     def claim(self, attempt: int) -> str:
         return self.attempt(attempt) + "attempt.json"
 

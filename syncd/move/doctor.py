@@ -1,33 +1,24 @@
 """Asking a real store what it can do, below a prefix that no task has, of which nothing is left where it may be deleted."""
 
-import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from syncd.decide.doctor import QUESTIONS, SMALL, STORE, second_measurement
+from syncd.decide.doctor import QUESTIONS, STORE
 from syncd.errors import Denied, Exists, NotFound, StoreError, SyncdError, Torn, Transient
-from syncd.local.digest import crc_of, crc_range, sum_bytes, sum_file
-from syncd.local.threads import all_of, to_its_end
+from syncd.local.digest import sum_bytes
+from syncd.local.threads import all_of
 from syncd.model.answer import Answer
-from syncd.model.checkpoint import RANGE, ranges
 from syncd.model.keys import scratch
+from syncd.move.link import LANES, Link, memory
 from syncd.move.objects import create_once
 from syncd.store import Entry, Gate, Source
 from syncd.store.wrap import Retrying
 
-LARGE = RANGE + (64 << 10)
-"""Bytes of the smallest file of two ranges that an upload can be interrupted between."""
-PIECE = 8 << 20
-"""Bytes of an object by which a fast link is measured, at most; smaller where that makes `LANES` of them."""
-LANES = 4
-LONGEST = 20.0
-"""Seconds after which a measurement is given up, and beyond which nothing is begun."""
 RIVALS = 4
 """Create-only puts of one key at once."""
 
@@ -43,17 +34,13 @@ class Doctor:
     """
 
     def __init__(self, store: Retrying, up: Gate, down: Gate, *, most: int, largest: int, token: str) -> None:
-        self.store, self.most, self.largest = store, most, largest
-        self.top = scratch(token)
+        self.store, self.top = store, scratch(token)
+        self._link = Link(store, self.top, up, down, most=most, largest=largest)
         self.away = self.owing = False
         self.left: list[Entry] = []
         self.not_cleaned: str | None = None
-        self._gate_up, self._gate_down = up, down
-        self._reached, self._may_delete, self._interrupted = False, True, False
-        self._may_write = True
-        self._sent: list[tuple[str, int]] = []
-        self._rate: float | None = None
-        self._resume: Answer | None = None
+        self._gate_up = up
+        self._reached, self._may_delete, self._may_write = False, True, True
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,7 +69,7 @@ class Doctor:
         own: Mapping[str, Question] = {
             "reach": self._reach, "put": self._put, "delete": self._delete, "gone": self._gone, "create": self._create,
             "list": self._list, "replace": self._replace, "ranges": self._ranges, "held": self._held,
-            "latency": self._latency, "up": self._up, "down": self._down, "upload": self._upload,
+            "latency": self._latency, "up": self._link.up, "down": self._link.down, "upload": self._upload,
             "resume": self._resumes,
         }  # fmt: skip
         for key in STORE:
@@ -207,7 +194,7 @@ class Doctor:
     async def _ranges(self) -> Answer:
         key, data = self.top + "put", os.urandom(5000)
         await self.store.put(key, data)
-        with _memory() as fd:
+        with memory() as fd:
             piece = await self.store.get(key, 1000, 500)
             came = [await self.store.fetch(key, 0, 2000, fd), await self.store.fetch(key, 2000, 9000, fd)]
             whole = os.pread(fd, 6000, 0)
@@ -218,7 +205,7 @@ class Doctor:
     async def _held(self) -> Answer:
         """The client's half and, where sums are sent, the server's: I6 hangs on it."""
         data = os.urandom(64 << 10)
-        with _memory(data) as fd:
+        with memory(data) as fd:
             try:
                 wrong = Source(fd, len(data), sum_bytes(data[:-1] + bytes([data[-1] ^ 1])))
                 await self.store.upload(self.top + "held", wrong, self._gate_up)
@@ -234,146 +221,24 @@ class Doctor:
             took.append(time.monotonic() - began)
         return Answer(True, f"{1000 * statistics.median(took):.0f} ms", round(statistics.median(took), 4))
 
-    # ---- the link
-
-    async def _up(self) -> Answer:
-        """One object tells about how fast the link is; then some at once, for as long as is worth it."""
-        if not self.most:
-            return Answer(None, "--bytes 0")
-        first = min(SMALL, self.most)
-        seconds = await self._send(1, first)
-        if seconds is None:
-            self._rate = first / LONGEST
-            return Answer(True, f"less than {_rate(self._rate)}")
-        self._rate = first / seconds
-        wanted = second_measurement(seconds * SMALL / first, self.most)
-        if wanted:
-            piece = min(PIECE, wanted // LANES)
-            seconds = await self._send(wanted // piece, piece)
-            if seconds:
-                self._rate = wanted // piece * piece / seconds
-        return Answer(True, _rate(self._rate), round(self._rate))
-
-    async def _send(self, count: int, nbytes: int) -> float | None:
-        """Store so many objects of one size, some at once; the seconds, None where it took too long."""
-        with _memory(os.urandom(nbytes)) as fd:
-            source = Source(fd, nbytes, await asyncio.to_thread(sum_file, fd, nbytes))
-            keys = [f"{self.top}up-{nbytes}-{n}" for n in range(count)]
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(LONGEST):
-                    await all_of((partial(self.store.upload, key, source, self._gate_up) for key in keys), LANES)
-            except TimeoutError:
-                return None
-        self._sent = [(key, nbytes) for key in keys]
-        return time.monotonic() - began
-
-    async def _down(self) -> Answer:
-        if not self._sent:
-            return Answer(None, "nothing went up that could be fetched" if self.most else "--bytes 0")
-
-        async def fetch(fd: int, key: str, nbytes: int) -> int:
-            async with self._gate_down(nbytes):
-                return (await self.store.fetch(key, 0, nbytes, fd)).nbytes
-
-        with _memory() as fd:
-            began, moved = time.monotonic(), 0
-            try:
-                async with asyncio.timeout(LONGEST):
-                    moved = sum(await all_of((partial(fetch, fd, *each) for each in self._sent), LANES))
-            except TimeoutError:
-                return Answer(True, f"less than {_rate(sum(nbytes for _, nbytes in self._sent) / LONGEST)}")
-            rate = moved / (time.monotonic() - began)
-        return Answer(True, _rate(rate), round(rate))
-
-    # ---- a file of several ranges
-
-    async def _upload(self) -> Answer:
-        if self.largest < LARGE:
-            return Answer(None, f"it takes {LARGE / SMALL:.1f} MiB, more than --bytes allows")
-        if self._rate and LARGE / self._rate > LONGEST:
-            return Answer(None, f"its {LARGE / SMALL:.1f} MiB would take {LARGE / self._rate:.0f} s")
-        may_resume = await self._told("resume") if self._tells("resume") else None
-        key, content = self.top + "upload", await asyncio.to_thread(os.urandom, LARGE)
-        with _memory(content) as fd:
-            source = Source(fd, LARGE, await asyncio.to_thread(sum_file, fd, LARGE))
-            # Where an interrupted one could not be found again, its parts would stay for good.
-            stored = await self._interrupt(key, source) if may_resume is None or may_resume.yes else None
-            again = await self._send_counted(key, source)
-            self._interrupted = False
-            if may_resume and not may_resume.yes:
-                self._resume = may_resume
-            elif stored is None:
-                self._resume = Answer(None, "it was over before it could be interrupted")
-            else:
-                self._resume = Answer(again <= LARGE - stored)
-        return Answer(await self._reads_back(key, source))
-
     def _tells(self, key: str) -> bool:
         telling = self.store.telling
         return telling is not None and key in telling.probes()
 
-    async def _interrupt(self, key: str, source: Source) -> int | None:
-        """Upload until one piece has gone, and be cancelled; its bytes, None for an upload that ended before."""
-        gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        begun = False
-
-        @asynccontextmanager
-        async def gate(nbytes: int) -> AsyncIterator[bool | None]:
-            nonlocal begun
-            if begun:
-                await asyncio.Event().wait()  # for the end
-            begun = True
-            async with self._gate_up(nbytes) as urgent:
-                yield urgent
-            gone.set_result(nbytes)
-
-        self._interrupted = True
-        upload = asyncio.ensure_future(self.store.upload(key, source, gate))
-        try:
-            either: set[asyncio.Future[Any]] = {upload, gone}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            upload.cancel()
-            await asyncio.wait({upload})
-        if not upload.cancelled():
-            upload.result()
-        return gone.result() if gone.done() and upload.cancelled() else None
-
-    async def _send_counted(self, key: str, source: Source) -> int:
-        """Upload; the bytes that had to be sent."""
-        sent = 0
-
-        @asynccontextmanager
-        async def gate(nbytes: int) -> AsyncIterator[bool | None]:
-            nonlocal sent
-            async with self._gate_up(nbytes) as urgent:
-                yield urgent
-            sent += nbytes
-
-        await self.store.upload(key, source, gate)
-        return sent
-
-    async def _reads_back(self, key: str, source: Source) -> bool:
-        with _memory() as fd:
-            for (offset, length), digest in zip(ranges(source.size), source.sum.ranges, strict=True):
-                async with self._gate_down(length):
-                    came = await self.store.fetch(key, offset, length, fd)
-                if came.nbytes != length or await to_its_end(crc_range, fd, offset, length) != crc_of(digest):
-                    return False
-        return True
+    async def _upload(self) -> Answer:
+        return await self._link.upload(partial(self._told, "resume") if self._tells("resume") else None)
 
     async def _resumes(self) -> Answer:
-        if self._resume is None and self._tells("resume"):
+        if self._link.resumed is None and self._tells("resume"):
             return await self._told("resume")
-        return self._resume or Answer(None, "no file of several ranges was sent")
+        return self._link.resumed or Answer(None, "no file of several ranges was sent")
 
     # ---- the end
 
     async def _clean(self) -> None:
         """Remove everything; what may not be removed is emptied, so that it weighs nothing."""
-        if self._interrupted and self.store.telling:
-            await self.store.telling.tidy(self.top + "upload")
+        if self._link.interrupted and self.store.telling:
+            await self.store.telling.tidy(self._link.interrupted)
         self.left = await self.store.list(self.top)
         if self._may_delete:
             await all_of((partial(self.store.delete, entry.key) for entry in self.left), LANES)
@@ -382,21 +247,3 @@ class Doctor:
                 if entry.size:
                     await self.store.put(entry.key, b"")
         self.left = await self.store.list(self.top)
-
-
-@contextmanager
-def _memory(content: bytes = b"") -> Iterator[int]:
-    """An open file in memory: the link is measured, not the disk, and nothing is written there."""
-    fd = os.memfd_create("syncd-doctor")
-    try:
-        os.write(fd, content) if content else None
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _rate(bytes_per_second: float) -> str:
-    """`9.5 MiB a second`."""
-    if bytes_per_second < SMALL:
-        return f"{bytes_per_second / 1024:.0f} KiB a second"
-    return f"{bytes_per_second / SMALL:.1f} MiB a second"

@@ -32,9 +32,9 @@ async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> l
     marked |= {
         (each.attempt, each.commit) for each in found if each.manifest in keys and await _kept(store, owner, each)
     }
-    untouched = 0
-    if any(not step.key.startswith(owner.keys.attempt(owner.attempt)) for step in doomed):
-        untouched = await close_lower(store, owner, attempts)
+    lowest = min((number for step in doomed if (number := owner.keys.attempt_of(step.key))), default=owner.attempt)
+    # One below could only spare what lies at or below it, of which nothing goes: after a hundred lives few are asked.
+    untouched = await close_lower(store, owner, [number for number in attempts if number >= lowest])
     return plan_retention(owner.attempt, found, line, keep, marked, untouched)
 
 

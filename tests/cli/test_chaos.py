@@ -215,8 +215,8 @@ def test_a_product_that_loses_is_found_out(
 
 def test_a_loss_is_a_line_with_the_place_of_its_evidence(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     async def played(self: play.Rehearsal) -> None:
-        self._now = play.Played(one(Fault.NODE_KILLED, 3))
-        self._wrong(["resumed step 4, although step 5 was committed"])
+        self.ledger.begin_round(one(Fault.NODE_KILLED, 3))
+        self.ledger.note_wrong(["resumed step 4, although step 5 was committed"])
 
     monkeypatch.setattr(play.Rehearsal, "play", played)
     code, out, _ = call("--seed", "1")

@@ -10,8 +10,9 @@ import pytest
 from syncd.decide.doctor import STORE
 from syncd.errors import Denied, NotFound, StoreError, Transient
 from syncd.model.answer import Answer
-from syncd.move import doctor as asking
-from syncd.move.doctor import LARGE, Doctor
+from syncd.move import link
+from syncd.move.doctor import Doctor
+from syncd.move.link import LARGE
 from syncd.store import Entry, Fetched, Gate, Source, Store
 from syncd.store.file import FileStore
 from syncd.store.memory import MemoryStore
@@ -346,7 +347,7 @@ async def test_bytes_bound_what_is_moved() -> None:
 
 
 async def test_a_link_that_is_slow_is_told_and_no_large_file_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "LONGEST", 0.05)
+    monkeypatch.setattr(link, "LONGEST", 0.05)
 
     class Slow(Around):
         async def upload(self, key: str, source: Source, gate: Gate) -> None:

@@ -103,6 +103,25 @@ async def test_I7_gc_removes_orphans_and_late_commits_of_a_zombie(ram_path: Path
     await verify(store)
 
 
+async def test_only_attempts_from_the_lowest_that_loses_something_are_closed(ram_path: Path) -> None:
+    """Else each deletion after a hundred preemptions would ask a hundred attempts."""
+    store = MemoryStore()
+    for life, steps in enumerate([(1,), (2,), (3, 4, 5), (6,)]):
+        node = Node(store, ram_path / str(life), keep=2)
+        await node.boot()
+        for step in steps:
+            node.save(step)
+            await node.push_all()
+    closed = {key for key in store.objects if key.endswith("closed.json")}
+    assert closed == {KEYS.closed(1), KEYS.closed(2), KEYS.closed(3)}, "each lost its commits to a later one"
+    await store.delete(KEYS.closed(1))
+    node.save(7)
+    await node.push_all()
+    assert {step for step in range(9) if KEYS.manifest(3, f"checkpoint-{step}") in store.objects} == set()
+    assert KEYS.closed(1) not in store.objects, "nothing of it was left to be deleted"
+    await verify(store)
+
+
 async def test_gc_and_reset_refuse_beside_a_fresh_heartbeat(ram_path: Path) -> None:
     store = MemoryStore()
     await run_of(store, ram_path / "a", (1,))

@@ -12,7 +12,8 @@ from syncd_s3.store import S3Store
 
 from syncd.local.digest import sum_bytes
 from syncd.model.answer import Answer
-from syncd.move.doctor import LARGE, Doctor
+from syncd.move.doctor import Doctor
+from syncd.move.link import LARGE
 from syncd.store import Store
 from syncd.store.wrap import Retrying
 from syncd.testing import open_gate
