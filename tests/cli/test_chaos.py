@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from syncd.__main__ import main
 from syncd.cli import chaos
 from syncd.decide import rehearsal
 from syncd.decide.rehearsal import Damage, Fault, Round
@@ -21,9 +21,10 @@ from syncd.rehearsal.node import Failing, Node, Stuck
 from syncd.testing.servers import Minio
 from syncd.trainer_care import processes
 
+from .conftest import Call
+
 ALL = bool(os.environ.get("SYNCD_TEST_ALL_FAULTS"))
 SABOTAGED = Path(__file__).with_name("sabotaged.py")
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -37,22 +38,10 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def call(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """`syncd chaos` in this process, on a file store: exit code, stdout, stderr. Steps are quicker than for people."""
-    for name in [name for name in os.environ if name.startswith(("SYNCD_", "AWS_", "MQTT_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SYNCD_STORE", (tmp_path / "store").as_uri())
+def call(syncd: Call, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """`syncd chaos`. Steps are quicker than for people."""
     monkeypatch.setattr(play, "PAUSE", 0.15)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(["chaos", *arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
+    return partial(syncd, "chaos")
 
 
 def objects(tmp_path: Path) -> list[str]:

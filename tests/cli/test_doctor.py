@@ -7,42 +7,28 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from syncd.__main__ import main
 from syncd.cli import doctor
 from syncd.decide.doctor import QUESTIONS
 from syncd.local.lock import locked
 from syncd.testing.servers import Minio, free_port
 from tests.s3.rights import keys_with
 
-Call = Callable[..., tuple[int, str, str]]
+from .conftest import Call
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """`syncd doctor` with a root below the test's directory, and a store beside it; exit code, stdout, stderr."""
-    for name in [name for name in os.environ if name.startswith(("SYNCD_", "AWS_", "MQTT_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "root").mkdir()
-    monkeypatch.setenv("SYNCD_STORE", (tmp_path / "store").as_uri())
-    monkeypatch.setenv("SYNCD_ROOT", str(tmp_path / "root"))
+def call(with_root: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """`syncd doctor` that does not wait for what it asks."""
     monkeypatch.setenv("SYNCD_LOG_FORMAT", "text")
     monkeypatch.setattr(doctor, "PATIENCE", 0.0)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(["doctor", *arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
+    return partial(with_root, "doctor")
 
 
 @pytest.fixture(scope="module")

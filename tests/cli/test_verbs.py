@@ -2,39 +2,22 @@
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from syncd.__main__ import main
 from syncd.cli.status import _transfers
 
-Call = Callable[..., tuple[int, str, str]]
+from .conftest import Call
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """`syncd` with a store and a root below the test's directory; returns exit code, stdout, stderr."""
-    for name in [name for name in os.environ if name.startswith(("SYNCD_", "AWS_", "MQTT_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "root").mkdir()
-    monkeypatch.setenv("SYNCD_STORE", (tmp_path / "store").as_uri())
-    monkeypatch.setenv("SYNCD_ROOT", str(tmp_path / "root"))
+def call(with_root: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """`syncd` for a task that waits for no quiet."""
     monkeypatch.setenv("SYNCD_TASK", "t")
     monkeypatch.setenv("SYNCD_QUIET", "0")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(list(arguments))
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
+    return with_root
 
 
 def save(root: Path, step: int, text: str = "") -> Path:

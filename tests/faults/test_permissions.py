@@ -166,7 +166,6 @@ def unless_at_work(said: CompletedProcess[str]) -> CompletedProcess[str] | None:
     return None if "is at work" in said.stderr else said
 
 
-@campaign
 def test_keys_that_may_not_delete_lose_nothing_and_it_is_said_once(
     s3_task: Task, new_node: NewNode, tmp_path: Path
 ) -> None:
