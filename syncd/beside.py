@@ -254,14 +254,15 @@ class Beside:
         began = time.monotonic()
         self._pace_upload()
         self._give_up.clear()
+        before = len(self.keeper.commits)
         try:
-            committed = await race(self.keeper.push_next(), self._give_up)
+            await race(self.keeper.push_next(), self._give_up)
         except OSError as error:  # our own notes cannot be written: the pin waits until they can
             self.disk.failed("push", error)
             await asyncio.sleep(DISK_PAUSE)
             return
         self.disk.worked("push")
-        if not committed:
+        if len(self.keeper.commits) == before:
             if self._give_up.is_set():
                 waiting = self.keeper.root.waiting
                 await self.keeper.skip([pin for pin in waiting if pin.number == self._given_up], NO_ROOM)

@@ -14,7 +14,7 @@ from syncd.local.lock import identity
 from syncd.local.pins import Pin
 from syncd.local.root import Root
 from syncd.local.scan import Seen
-from syncd.local.threads import stoppable
+from syncd.local.threads import stoppable, whole
 from syncd.local.tree import Fingerprint, fingerprint, mark
 from syncd.local.trouble import Trouble
 from syncd.model.attempt import Done, LineItem, Record
@@ -378,6 +378,11 @@ class Keeper:
             raise
         finally:
             self.pushing = None
+        await whole(self._committed(pin, found, began))
+        return found
+
+    async def _committed(self, pin: Pin, found: Committed, began: float) -> None:
+        """Cut short between commit and letting go, the pin would be in no list, and stay for good."""
         self.commits.append(found)
         await self._take({pin.name: fingerprint(pin.files)})
         await self.root.let_go(pin)
@@ -394,7 +399,6 @@ class Keeper:
             bytes=manifest.bytes,
             seconds=round(self.monotonic() - began, 3),
         )
-        return found
 
     async def _note_family(self, name: str) -> None:
         """Keep on the disk which kinds of names are this attempt's."""
@@ -462,14 +466,13 @@ class Keeper:
         if settle:
             await self._until_final_is_still()
         result = await self._push_final()
-        if result is None and self.newest:
-            await close_own(self.store, self.owner)
-            result = self.newest
+        result = result or self.newest
         if result is None:
             self.say(
                 "nothing_committed", why="no checkpoint and no final/ was found under the root; the task is not done"
             )
             return None
+        await close_own(self.store, self.owner)
         step = self.newest.manifest.step if self.newest else None
         done = await finish(self.store, self.owner, result, step, self.now())
         self.say("task_done", attempt=done.attempt, result=done.result, ours=done.nonce == self.owner.nonce)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import click
 
@@ -11,7 +12,7 @@ from syncd.cli.deleting import delete_all
 from syncd.cli.options import verb
 from syncd.cli.output import print_json
 from syncd.config import Settings
-from syncd.decide.retain import group, plan_retention
+from syncd.decide.retain import group, lowest_of, plan_retention
 from syncd.move import retain
 from syncd.move.close import newest_ended
 from syncd.move.overview import read_task
@@ -56,8 +57,9 @@ async def _run(app: App, settings: Settings, *, as_json: bool, dry_run: bool) ->
             marked = retain.marks(keys, found, listing)
             marked |= {(item.attempt, item.commit) for item, each in view.commits.items() if each.manifest.kept}
             numbers = [attempt.number for attempt in view.attempts]
-            ended = await newest_ended(store, keys, numbers)
-            steps = plan_retention(numbers[-1] + 1, found, view.line, settings.keep, marked, ended)
+            plan = partial(plan_retention, numbers[-1] + 1, found, view.line, settings.keep, marked)
+            lowest = lowest_of(keys, plan()) or numbers[-1] + 1
+            steps = plan(await newest_ended(store, keys, [number for number in numbers if number >= lowest]))
         else:
             await refuse_without_delete(store, keys, "gc")
             try:

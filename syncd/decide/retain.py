@@ -67,6 +67,14 @@ def keepers(line: Sequence[LineItem], present: Set[tuple[int, str]], keep: int) 
     return there[: max(keep, KEEP_AT_LEAST)]
 
 
+def lowest_of(keys: Keys, steps: Iterable[Delete]) -> int | None:
+    """The lowest attempt that loses something.
+
+    A result that an attempt below it could still name lies at or below that one: nothing of it goes, so nobody need ask.
+    """
+    return min((number for step in steps if (number := keys.attempt_of(step.key))), default=None)
+
+
 def plan_retention(
     attempt: int,
     found: Sequence[Found],

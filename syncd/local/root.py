@@ -81,8 +81,9 @@ class Root:
         Raises OSError where our own disk refuses.
         """
         for stale in self._stale[:]:
-            await asyncio.to_thread(self.pins.drop, stale)
-            self._stale.remove(stale)
+            with suppress(OSError):  # one that cannot go yet keeps nothing else from being seen
+                await asyncio.to_thread(self.pins.drop, stale)
+                self._stale.remove(stale)
         new = []
         found = await self.scan()
         links = await asyncio.to_thread(self._links_out)

@@ -25,6 +25,18 @@ async def to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
         raise
 
 
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must not be done by half; a cancelled caller goes on when it is over. What it raises then is lost."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await outlast(running)
+        if not running.cancelled():
+            running.exception()  # seen: nobody else will ask
+        raise
+
+
 class Stopped(Exception):
     """Raised in a thread whose caller was cancelled: it goes no further."""
 

@@ -1,7 +1,7 @@
 """Closing attempts: who names a result, and who deletes what it might be, decide by one create-only put (rule 15 of DESIGN.md).
 
-A zombie that names its newest checkpoint as the task's result, and a successor that lets that checkpoint go, see nothing
-of each other. So each first closes the attempt, and the first put decides.
+A zombie that names its newest checkpoint or its `final/` as the task's result, and a successor or a reset that lets them go,
+see nothing of each other. So each first closes the attempt, and the first put decides.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ CLOSED_AT_ONCE = 16
 
 
 async def close_own(store: Store, owner: Owner) -> None:
-    """Before the own newest commit is named as the result. Raises `Superseded` where a successor came first."""
+    """Before anything of this attempt is named as the result. Raises `Superseded` where a successor came first."""
     closed = await _close(store, owner.keys, owner.attempt, owner.attempt)
     if closed.by != owner.attempt:
         raise Superseded(f"attempt {closed.by} has taken over from attempt {owner.attempt}; this node names no result")
@@ -35,12 +35,12 @@ async def close_lower(store: Store, owner: Owner, attempts: Iterable[int]) -> in
 async def newest_ended(store: Store, keys: Keys, attempts: Iterable[int]) -> int:
     """The highest of these attempts that closed itself, 0 if none did: its result may be named at any time, by a request
     that is on its way."""
-    ended = [0]
-    for attempt in attempts:
+
+    async def ended(attempt: int) -> int:
         data = await get_or_none(store, keys.closed(attempt))
-        if data is not None and _read(data, keys, attempt).by == attempt:
-            ended.append(attempt)
-    return max(ended)
+        return attempt if data is not None and _read(data, keys, attempt).by == attempt else 0
+
+    return max(await all_of((partial(ended, each) for each in attempts), CLOSED_AT_ONCE), default=0)
 
 
 async def _close(store: Store, keys: Keys, attempt: int, by: int) -> Closed:

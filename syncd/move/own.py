@@ -6,7 +6,7 @@ from syncd.model.attempt import Record
 from syncd.model.checkpoint import Committed
 from syncd.model.keys import Keys, attempt_number
 from syncd.move import retain
-from syncd.move.close import close_lower
+from syncd.move.close import close_lower, newest_ended
 from syncd.move.objects import Owner, at_work, standing
 from syncd.move.restore import sound
 from syncd.move.start import Started, claim, put_record, start
@@ -54,14 +54,35 @@ async def plan_gc(store: Store, owner: Owner, started: Started, keep: int) -> li
     return await retain.plan(store, owner, line, keep)
 
 
-async def reset(store: Store, keys: Keys, *, node: str, now: float, single_writer: bool = False) -> list[Delete]:
-    """Take the task, record a start from zero, and return what is to be deleted, in this order."""
+async def refuse_beside_a_result(store: Store, keys: Keys) -> None:
+    """Raise `UsageError` where an attempt has closed itself and no result stands: its done.json may be on its way, and would
+    then name what a reset has deleted."""
+    there = await standing(store, keys)
+    number = 0 if there.done else await newest_ended(store, keys, there.attempts)
+    if number:
+        raise UsageError(
+            f"attempt {number} of {keys.task} was about to name its result, which may still come: wait for it, or, where that"
+            " node is gone for good, say so: --gone. Nothing was changed"
+        )
+
+
+async def reset(
+    store: Store, keys: Keys, *, node: str, now: float, single_writer: bool = False, gone: bool = False
+) -> list[Delete]:
+    """Take the task, record a start from zero, and return what is to be deleted, in this order.
+
+    `gone`: no node lives that was about to name a result. Raises `Superseded` where another node came first.
+    """
     owner = await claim(store, keys, node=node, now=now, single_writer=single_writer)
     await put_record(store, owner, Record(line=(), why="reset", nonce=owner.nonce))
     there = await standing(store, keys)
     if there.newest > owner.attempt:
         raise Superseded(f"attempt {there.newest} has taken over meanwhile; nothing is deleted")
-    await close_lower(store, owner, there.attempts)  # else a zombie could still name a result that is deleted now
+    ended = await close_lower(store, owner, there.attempts)
+    if ended and not there.done and not gone:
+        raise Superseded(
+            f"attempt {ended} names its result at this moment; nothing is deleted: reset again when it is done"
+        )
     return await plan_reset(store, keys, owner.attempt)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from syncd.decide.retain import Delete, Found, group, plan_retention
+from syncd.decide.retain import Delete, Found, group, lowest_of, plan_retention
 from syncd.errors import Corrupt, NotFound
 from syncd.local.threads import all_of
 from syncd.model.attempt import LineItem
@@ -32,8 +32,7 @@ async def plan(store: Store, owner: Owner, line: list[LineItem], keep: int) -> l
     marked |= {
         (each.attempt, each.commit) for each in found if each.manifest in keys and await _kept(store, owner, each)
     }
-    lowest = min((number for step in doomed if (number := owner.keys.attempt_of(step.key))), default=owner.attempt)
-    # One below could only spare what lies at or below it, of which nothing goes: after a hundred lives few are asked.
+    lowest = lowest_of(owner.keys, doomed) or owner.attempt
     untouched = await close_lower(store, owner, [number for number in attempts if number >= lowest])
     return plan_retention(owner.attempt, found, line, keep, marked, untouched)
 

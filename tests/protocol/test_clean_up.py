@@ -1,5 +1,6 @@
 """gc and reset: what they delete, what they never do, and death at each of their mutations."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,14 @@ from syncd.errors import Denied, Superseded, UsageError
 from syncd.model import canonical
 from syncd.model.heartbeat import HeartbeatBody
 from syncd.model.keys import Keys
-from syncd.move.own import own, plan_gc, refuse_beside_another, refuse_without_delete, reset
+from syncd.move.own import (
+    own,
+    plan_gc,
+    refuse_beside_a_result,
+    refuse_beside_another,
+    refuse_without_delete,
+    reset,
+)  # fmt: skip
 from syncd.move.retain import carry_out
 from syncd.store import Store
 from syncd.store.memory import MemoryStore
@@ -149,6 +157,69 @@ async def test_reset_leaves_claims_and_records_and_the_next_start_is_from_zero(r
     again = Node(store, ram_path / "c")
     assert (await again.boot()).checkpoint is None
     await verify(store)
+
+
+class AtDone(Around):
+    """A node that stands still just before it names its result."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def create(self, key: str, data: bytes) -> None:
+        if key == KEYS.done:
+            self.reached.set()
+            await self.go_on.wait()
+        await self.inner.create(key, data)
+
+
+@pytest.mark.parametrize("final", [True, False])
+async def test_I7_a_reset_deletes_nothing_that_a_node_is_about_to_name(ram_path: Path, final: bool) -> None:
+    store = MemoryStore()
+    slow = AtDone(store)
+    zombie = await run_of(slow, ram_path / "a", (1, 2))
+    if final:
+        (zombie.root / "final").mkdir()
+        (zombie.root / "final" / "m").write_text("model")
+    finishing = asyncio.ensure_future(zombie.keeper.finish())
+    await slow.reached.wait()
+    before = dict(store.objects)
+    with pytest.raises(UsageError, match=r"attempt 1 of task was about to name its result.*--gone"):
+        await refuse_beside_a_result(store, KEYS)
+    assert store.objects == before
+    with pytest.raises(Superseded, match="attempt 1 names its result at this moment; nothing is deleted"):
+        await reset(store, KEYS, node="operator", now=0.0)  # it closed itself after the look
+    slow.go_on.set()
+    assert await finishing
+    await verify(store)
+    await refuse_beside_a_result(store, KEYS)
+    await carry_out(store, await reset(store, KEYS, node="operator", now=0.0))
+    assert not [key for key in store.objects if "/manifests/" in key or key == KEYS.done]
+
+
+@pytest.mark.parametrize("final", [True, False])
+async def test_I7_after_a_reset_an_overtaken_node_names_no_result(ram_path: Path, final: bool) -> None:
+    store = MemoryStore()
+    zombie = await run_of(store, ram_path / "a", (1, 2))
+    if final:
+        (zombie.root / "final").mkdir()
+        (zombie.root / "final" / "m").write_text("model")
+    await carry_out(store, await reset(store, KEYS, node="operator", now=0.0))
+    with pytest.raises(Superseded):
+        await zombie.keeper.finish()
+    assert KEYS.done not in store.objects
+    assert (await Node(store, ram_path / "b").boot()).checkpoint is None
+
+
+async def test_a_reset_of_a_node_that_is_gone_for_good_is_done_when_that_is_said(ram_path: Path) -> None:
+    store = MemoryStore()
+    slow = AtDone(store)
+    zombie = await run_of(slow, ram_path / "a", (1, 2))
+    finishing = asyncio.ensure_future(zombie.keeper.finish())
+    await slow.reached.wait()
+    finishing.cancel()
+    await carry_out(store, await reset(store, KEYS, node="operator", now=0.0, gone=True))
+    assert not [key for key in store.objects if "/manifests/" in key]
 
 
 @pytest.mark.parametrize("late", [False, True])

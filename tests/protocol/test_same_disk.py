@@ -1,13 +1,17 @@
 """Same disk, same attempt; and what happens to a disk that served something else."""
 
 import asyncio
+import errno
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from syncd.errors import Superseded
 from syncd.local.lock import identity
+from syncd.local.pins import Pin
+from syncd.local.tree import Fingerprint
 from syncd.model.keys import Keys
 from syncd.move.disk import read_note
 from syncd.move.objects import read_commits, read_record
@@ -340,3 +344,62 @@ async def test_a_look_during_a_push_does_not_lose_track(ram_path: Path) -> None:
     found = (await read_commits(store, KEYS, 1)).good
     assert found[-1].manifest.name == "checkpoint-2"
     await verify(store)
+
+
+async def test_I8_a_push_that_is_given_up_just_after_its_commit_leaves_no_pin(
+    ram_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pin in no list could never be let go of when the disk gets low."""
+    store = MemoryStore()
+    node = Node(store, ram_path / "a")
+    await node.boot()
+    node.save(1)
+    await node.keeper.root.look(writer_gone=True)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    real = node.keeper._take
+
+    async def take(done: Mapping[str, Fingerprint]) -> None:
+        if "checkpoint-1" in done:
+            reached.set()
+            await go_on.wait()
+        await real(done)
+
+    monkeypatch.setattr(node.keeper, "_take", take)
+    pushing = asyncio.ensure_future(node.keeper.push_next())
+    await reached.wait()
+    pushing.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await pushing
+    assert [each.commit for each in node.keeper.commits] == ["checkpoint-1"]
+    assert [name for name, _ in node.events][-1] == "checkpoint_committed"
+    assert not node.keeper.root.waiting
+    assert not node.keeper.root.pins.load(), "it is on the disk, and in no list"
+    await verify(store)
+
+
+async def test_a_pin_that_cannot_be_removed_keeps_no_checkpoint_from_being_seen(
+    ram_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    node = Node(store, ram_path / "a")
+    await node.boot()
+    root = node.keeper.root
+    real, fails = root.pins.drop, True
+
+    def drop(pin: Pin) -> None:
+        if fails and pin.name == "checkpoint-1":
+            raise OSError(errno.EIO, "Input/output error", str(pin.path))
+        real(pin)
+
+    monkeypatch.setattr(root.pins, "drop", drop)
+    for step in (1, 2, 3):
+        node.save(step)
+        await node.push_all()
+    assert [each.commit for each in node.keeper.commits] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    left = [path for path in (node.root / ".syncd" / "pins").iterdir() if path.is_dir()]
+    assert len(left) == 1
+    fails = False
+    await root.look()
+    assert not left[0].exists(), "it goes once the disk lets it"
