@@ -9,11 +9,21 @@ import pytest
 
 from syncd.testing.servers import Minio, skip
 
-from .kill.campaign import Campaign, Notes, strace, summary
+from .kill.campaign import CALLS, Campaign, Notes, strace, summary
 from .kill.places import bucket, directory
+from .kill.scenes import SCENES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KILLS, MOST = 6, 12
+CHANGING = {
+    "write", "writev", "pwrite64", "pwritev", "pwritev2", "fsync", "fdatasync", "sync_file_range", "syncfs", "rename",
+    "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir",
+    "mknod", "mknodat", "truncate", "ftruncate", "fallocate", "copy_file_range", "sendfile", "splice", "vmsplice", "tee",
+    "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat", "utimensat", "setxattr", "fsetxattr",
+    "sendto", "sendmsg", "sendmmsg", "connect",
+}  # fmt: skip
+"""System calls of Linux by which a process changes a disk or a peer, but for opening with O_CREAT: what it makes is nothing
+until it is written to, or linked."""
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +52,20 @@ async def test_I1_I3_I4_I5_I7_a_process_killed_at_any_syscall_loses_and_tears_no
     print(summary(campaign.notes))
     sum_up(f"kills {store}", f"{campaign.notes.kills} kill points of real processes, {store} store, by strace")
     assert campaign.notes.wrong == []
+
+
+@pytest.mark.parametrize("store", ["file", "minio"])
+async def test_every_syscall_that_changes_something_is_a_kill_point(
+    store: str, ram_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if strace() is None:
+        skip("strace", "apt-get install strace, and the right to trace")
+    place = directory
+    if store == "minio":
+        request.getfixturevalue("as_operator")
+        place = bucket(request.getfixturevalue("minio"), "kills")
+    campaign = Campaign(ram_path, {store: place}, Notes(None))
+    called = {scene: await campaign.calls_of(store, scene) for scene in SCENES}
+    assert {"linkat", "fsync"} <= called["push of a first checkpoint"], "the count says nothing"
+    missing = {scene: sorted((names & CHANGING) - set(CALLS)) for scene, names in called.items()}
+    assert not any(missing.values()), missing

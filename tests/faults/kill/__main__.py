@@ -9,7 +9,7 @@ from pathlib import Path
 
 from syncd.testing.servers import Minio
 
-from .campaign import Campaign, Notes, strace, summary
+from .campaign import Campaign, Notes, sources, strace, summary
 from .places import bucket, directory
 from .scenes import SCENES
 
@@ -25,7 +25,7 @@ def main() -> int:
     if strace() is None:
         parser.error("strace is not here, or may not trace: apt-get install strace")
     args.notes.parent.mkdir(parents=True, exist_ok=True)
-    notes = Notes(args.notes)
+    notes = Notes(args.notes, sources())
     stores = args.store or ["file", "minio"]
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     made = Path(tempfile.mkdtemp(dir=memory, prefix="syncd-kill-"))

@@ -1,10 +1,14 @@
 """Real `syncd` processes, killed by strace at each syscall that changes something: `python -m tests.faults.kill --help`.
 
 `strace -e inject=CALL:signal=KILL:when=N` kills the process as a thread of it is about to make its Nth CALL. N grows
-until a run ends unharmed. A point that was tried is noted, so that a campaign that is cut goes on where it was.
+until runs end unharmed: once with all work in one thread (`inline`), so that each call is reached, and once as it is, with
+threads that are killed in the midst of different things. A point that was tried is noted, so that a campaign that is cut
+goes on where it was; what was noted of other sources counts no more.
 """
 
 import asyncio
+import hashlib
+import itertools
 import json
 import os
 import random
@@ -12,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +24,13 @@ from .places import Place
 from .scenes import SCENES, TASK, Stage, judge
 
 CALLS = (
-    "write", "pwrite64", "fsync", "rename", "link", "linkat", "unlink", "unlinkat", "mkdir", "rmdir", "ftruncate",
-    "fallocate", "copy_file_range", "fchmod", "chmod", "sendto", "sendfile", "connect", "recvfrom",
+    "write", "pwrite64", "fsync", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat",
+    "rmdir", "ftruncate", "fallocate", "copy_file_range", "fchmod", "chmod", "sendto", "sendfile", "connect", "recvfrom",
 )  # fmt: skip
+WAYS = {"inline": [str(Path(__file__).with_name("inline.py"))], "threads": ["-m", "syncd"]}
+"""How the process is started that is killed."""
+UNHARMED = {"inline": 1, "threads": 3}
+"""Runs that end unharmed, one after the other, until a series is over: threads share their work differently each time."""
 LIMIT = 60.0
 """Seconds for one run; one that takes longer is a failure."""
 STEADY = 400
@@ -36,6 +45,7 @@ class Point:
     scene: str
     call: str
     n: int
+    way: str = "threads"
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,19 @@ class Found:
 
 
 class Notes:
-    """What was tried, a line each; the campaign's memory."""
+    """What was tried, a line each, after a first one that tells of which sources: the campaign's memory."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, sources: str = "") -> None:
         self.path = path
         self.found: dict[Point, Found] = {}
-        if path and path.exists():
-            for line in path.read_text().splitlines():
-                data = json.loads(line)
-                point = Point(**data.pop("point"))
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        if path and (not lines or json.loads(lines[0]) != {"sources": sources}):
+            lines = [json.dumps({"sources": sources})]
+            path.write_text(lines[0] + "\n")
+        for line in lines[1:]:
+            data = json.loads(line)
+            point = Point(**data.pop("point"))
+            if data["wrong"] is None:  # else it is tried again: it may be mended, or come of something else
                 self.found[point] = Found(point, **data)
 
     def add(self, found: Found) -> None:
@@ -72,6 +86,16 @@ class Notes:
     @property
     def wrong(self) -> list[Found]:
         return [each for each in self.found.values() if each.wrong]
+
+
+def sources() -> str:
+    """A sum of all that decides what a kill point shows."""
+    top = Path(__file__).parents[3]
+    summed = hashlib.sha256()
+    for folder in ("syncd", "plugins", "tests/faults/kill"):
+        for path in sorted((top / folder).rglob("*.py")):
+            summed.update(path.read_bytes())
+    return summed.hexdigest()
 
 
 def strace() -> str | None:
@@ -93,20 +117,20 @@ class Campaign:
 
     async def all_points(self, scenes: list[str], calls: tuple[str, ...] = CALLS) -> None:
         """Every N of every call of every scene in every store, until runs end unharmed."""
-        for store in self.places:
-            for scene in scenes:
-                for call in calls:
-                    for n in range(1, STEADY):
-                        found = await self.try_(Point(store, scene, call, n))
-                        if not found.killed:
-                            break
+        for way, store, scene, call in itertools.product(WAYS, self.places, scenes, calls):
+            unharmed = 0
+            for n in range(1, STEADY):
+                found = await self.try_(Point(store, scene, call, n, way))
+                unharmed = 0 if found.killed else unharmed + 1
+                if unharmed == UNHARMED[way]:
+                    break
 
     async def some_points(self, count: int, rng: random.Random, most: int) -> None:
         """A sample: so many kills, at the Nth call with N up to `most`; points that end unharmed do not count."""
         before = self.notes.kills
         while self.notes.kills - before < count:
-            store, scene = rng.choice(sorted(self.places)), rng.choice(sorted(SCENES))
-            await self.try_(Point(store, scene, rng.choice(CALLS), rng.randint(1, most)))
+            store, scene, way = (rng.choice(sorted(each)) for each in (self.places, SCENES, WAYS))
+            await self.try_(Point(store, scene, rng.choice(CALLS), rng.randint(1, most), way))
 
     async def try_(self, point: Point) -> Found:
         """Set up, run, kill, judge; what is known already is not tried again."""
@@ -116,9 +140,9 @@ class Campaign:
         home = self.home / f"{os.getpid()}-{self.tried}"
         scene = SCENES[point.scene]
         async with self.places[point.store](home) as (store, url, env):
-            stage = Stage(home, store, url)
+            stage = Stage(home, store, url, self._env(home, url, env))
             await scene.set_up(stage)
-            code, said = await self._run(stage, [*scene.verb(stage)], env, point)
+            code, said = await self._run(stage, [*scene.verb(stage)], point)
             killed = code == -signal.SIGKILL
             wrong = None
             try:
@@ -132,19 +156,47 @@ class Campaign:
         self.notes.add(found)
         return found
 
-    async def _run(self, stage: Stage, verb: list[str], env: dict[str, str], point: Point) -> tuple[int, str]:
-        (stage.home / "operator").mkdir(exist_ok=True)
+    def _env(self, home: Path, url: str, env: dict[str, str]) -> dict[str, str]:
+        (home / "operator").mkdir(exist_ok=True)
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("SYNCD_", "AWS_"))},
+            **env, "SYNCD_STORE": url, "SYNCD_TASK": TASK, "SEED": str(home / "seed"), "SYNCD_HEARTBEAT": "1",
+            "SYNCD_SCAN_INTERVAL": "0.2", "SYNCD_QUIET": "0.2", "SYNCD_LOG_FORMAT": "text",
+        }  # fmt: skip
+
+    async def calls_of(self, store: str, name: str) -> set[str]:
+        """The system calls that a scene's process makes when nobody kills it."""
+        home = self.home / f"calls-{store}-{name}"
+        async with self.places[store](home) as (opened, url, env):
+            stage = Stage(home, opened, url, self._env(home, url, env))
+            await SCENES[name].set_up(stage)
+            count = ["-f", "-b", "execve", "-qq", "-c", "-U", "name", "-o", str(home / "calls")]
+            code, said = await self._traced(stage, count, ["-m", "syncd", *SCENES[name].verb(stage)])
+        assert code == 0, said
+        return set((home / "calls").read_text().split())
+
+    async def _run(self, stage: Stage, verb: list[str], point: Point) -> tuple[int, str]:
         inject = f"{point.call}:signal=KILL:when={point.n}"
-        trace = ["strace", "-f", "--seccomp-bpf", "-b", "execve", "-qq", "-o", "/dev/null", "-e", f"trace={point.call}"]
+        kill = [
+            "-f",
+            "--seccomp-bpf",
+            "-b",
+            "execve",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            f"trace={point.call}",
+            "-e",
+            f"inject={inject}",
+        ]
+        return await self._traced(stage, kill, [*WAYS[point.way], *verb])
+
+    async def _traced(self, stage: Stage, options: list[str], words: list[str]) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
-            *trace, "-e", f"inject={inject}", sys.executable, "-m", "syncd", *verb,
+            "strace", *options, sys.executable, *words,
             cwd=stage.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith(("SYNCD_", "AWS_"))},
-                **env, "SYNCD_STORE": stage.url, "SYNCD_TASK": TASK, "SEED": str(stage.seed), "SYNCD_HEARTBEAT": "1",
-                "SYNCD_SCAN_INTERVAL": "0.2", "SYNCD_QUIET": "0.2",
-            },
+            start_new_session=True, env=stage.env,
         )  # fmt: skip
         try:
             async with asyncio.timeout(LIMIT):
@@ -160,10 +212,8 @@ class Campaign:
 def summary(notes: Notes) -> str:
     """A line for each store and scene."""
     lines = []
-    for store, scene in sorted({(each.store, each.scene) for each in notes.found}):
-        kills = sum(
-            found.killed for point, found in notes.found.items() if (point.store, point.scene) == (store, scene)
-        )
-        lines.append(f"{store:6} {scene:28} {kills:5} kills")
+    killed = Counter((point.store, point.scene, point.way) for point, found in notes.found.items() if found.killed)
+    for (store, scene, way), kills in sorted(killed.items()):
+        lines.append(f"{store:6} {scene:28} {way:8} {kills:5} kills")
     lines.append(f"{notes.kills} kill points of real processes, {len(notes.wrong)} after which something was wrong")
     return "\n".join(lines)

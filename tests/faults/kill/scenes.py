@@ -1,5 +1,7 @@
 """What a `syncd` process is killed in the midst of, and what must hold on the disk and in the store afterwards."""
 
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,8 @@ from syncd.testing import Node, verify
 from syncd.testing.node import content
 
 FILES = 5
+AGAIN = 60.0
+"""Seconds that a process may take which is not killed."""
 TASK = "task"
 
 
@@ -24,6 +28,8 @@ class Stage:
     home: Path
     store: Store
     url: str
+    env: dict[str, str]
+    """For every process that works on it."""
     seed: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,13 +70,17 @@ def found_in(path: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Scene:
-    """`set_up` makes what was there before; `verb` is run and killed; `disk` is the root that it works on."""
+    """`set_up` makes what was there before; `verb` is run and killed; `disk` is the root that it works on.
+
+    `again`: a new process with the same words must bring it to its end.
+    """
 
     verb: Callable[[Stage], Sequence[str]]
     set_up: Callable[[Stage], Awaitable[None]]
     disk: str | None
     durable: int
     """The step that is committed before."""
+    again: bool = False
 
 
 async def _nothing(stage: Stage) -> None:
@@ -115,7 +125,9 @@ SCENES: dict[str, Scene] = {
     "push on the same disk": Scene(lambda stage: ["push", "old/checkpoint-3"], _goes_on, "old", 2),
     "gc": Scene(lambda stage: ["gc", "--keep", "2", "--root", "operator"], _with_orphans, None, 5),
     "restore": Scene(lambda stage: ["restore", "--to", "new", "--root", "operator"], _to_be_restored, "new", 2),
-    "run": Scene(lambda stage: ["run", "--root", "new", "--", "sh", "-c", TRAINER], _to_be_trained, "new", 2),
+    "run": Scene(
+        lambda stage: ["run", "--root", "new", "--", "sh", "-c", TRAINER], _to_be_trained, "new", 2, again=True
+    ),
 }
 
 
@@ -131,9 +143,11 @@ async def judge(stage: Stage, scene: Scene) -> None:
     await verify(stage.store)
     before = await newest(stage.store)
     assert (before.manifest.step if before else 0) >= scene.durable, "I7: a commit that was durable is gone"
+    if scene.again:
+        return await _again(stage, scene)
     if (await standing(stage.store, keys)).done:
         return await _result(stage)
-    if scene.disk and scene.disk != "operator":
+    if scene.disk:
         await _same_disk(stage, scene.disk, before)
     after = await newest(stage.store)
     await _restores(stage, after)
@@ -160,6 +174,27 @@ async def _restores(stage: Stage, wanted: Committed | None) -> None:
     assert begun.step == step, f"I5: the next machine resumed {begun.step}, {step} was committed"
     if begun.checkpoint:
         assert found_in(node.root / begun.checkpoint) == expected(step or 0), "I5: torn restore"
+
+
+async def _again(stage: Stage, scene: Scene) -> None:
+    """A daemon after the one that was killed, beside whatever that one left on the disk, ends the task without help."""
+    for path in (stage.home / "new").glob("checkpoint-*"):
+        assert found_in(path) == expected(int(path.name.rpartition("-")[2])), f"I5: {path.name} is not whole"
+    for verb in (
+        scene.verb(stage),
+        ["verify", "--deep", "--root", "operator"],
+        ["restore", "--to", "copy", "--root", "operator"],
+    ):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "syncd", *verb, cwd=stage.home, env=stage.env, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(AGAIN):
+            said, _ = await process.communicate()
+        assert process.returncode == 0, f"'syncd {verb[0]}' ended with {process.returncode}: {said.decode()[-1000:]}"
+    copied = next((stage.home / "copy").iterdir(), stage.home / "copy")
+    assert found_in(copied) == expected(4), "I5: torn restore"
+    await _result(stage)
 
 
 async def _result(stage: Stage) -> None:
