@@ -118,18 +118,18 @@ class Measured:
         return self.life.code(120)
 
     def told(self) -> tuple[str, float]:
-        """What was measured, in words; the longest step of all."""
+        """What was measured, in words; the longest step of all. The whole campaign has a machine to itself: its bounds hold."""
         of: dict[bool, list[float]] = {True: [], False: []}
         took = json.loads(self.steps.read_text())
         for since, to, runs in self.windows:
             of[runs] += [seconds for end, seconds in took if since <= end - seconds and end <= to]
         p99 = {runs: statistics.quantiles(steps, n=100)[98] for runs, steps in of.items()}
         ratio, more = p99[True] / p99[False], max(of[True]) - max(of[False])
-        met = "met" if ratio <= 1.2 and more <= 0.25 else "missed: is the machine at rest?"
         words = (
             f"with / without: p99 {ratio:.2f} ({p99[True] * 1e3:.1f} / {p99[False] * 1e3:.1f} ms), longest"
-            f" {more * 1e3:+.0f} ms ({max(of[True]) * 1e3:.0f} / {max(of[False]) * 1e3:.0f} ms), {len(took)} steps ({met})"
+            f" {more * 1e3:+.0f} ms ({max(of[True]) * 1e3:.0f} / {max(of[False]) * 1e3:.0f} ms), {len(took)} steps"
         )
+        assert not ALL or (ratio <= 1.2 and more <= 0.25), f"{words}: the trainer waits (is the machine at rest?)"
         return words, max(seconds for _, seconds in took)
 
 

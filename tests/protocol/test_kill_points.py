@@ -1,6 +1,6 @@
-"""A node dies before, or just after, every call of the store, restarts, and nothing is lost.
+"""A node dies before, or just after, a call of the store, restarts, and nothing is lost.
 
-`make test` has the mutations over memory and a directory; `make faults` every call, and every store.
+`make test` has the mutations over memory and a directory; `make faults` every call of these, and every store's mutations.
 """
 
 import os
@@ -199,6 +199,7 @@ async def test_I5_death_in_the_second_life_too_loses_nothing(
                 except NodeDied:
                     points += 1
                 else:
+                    shutil.rmtree(home)
                     break
                 await verify(inner)
                 story.store = inner
