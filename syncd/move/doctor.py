@@ -1,5 +1,6 @@
 """Asking a real store what it can do, below a prefix that no task has, of which nothing is left where it may be deleted."""
 
+import asyncio
 import os
 import statistics
 import time
@@ -21,6 +22,9 @@ from syncd.store.wrap import Retrying
 
 RIVALS = 4
 """Create-only puts of one key at once."""
+ASKING, CLEANING = 95.0, 25.0
+"""Seconds for all questions together, and to remove what was tried: a link that stalls must not hold anybody up."""
+LATE = f"no answer within the {ASKING:.0f} s that all questions have"
 
 Question = Callable[[], Awaitable[Answer]]
 
@@ -30,7 +34,8 @@ class Doctor:
     by the last listing that was answered; `not_cleaned`: why, where the store did not say.
 
     `most`: bytes that may be moved each way to measure the link, `largest`: that one file may have. `away`: the store
-    stopped answering, and nothing more was asked; `owing`: it did not answer something that a run needs.
+    stopped answering, and nothing more was asked; `owing`: it did not answer something that a run needs. When `ASKING`
+    seconds are over, each question that is left has no answer.
     """
 
     def __init__(self, store: Retrying, up: Gate, down: Gate, *, most: int, largest: int, token: str) -> None:
@@ -41,8 +46,10 @@ class Doctor:
         self.not_cleaned: str | None = None
         self._gate_up = up
         self._reached, self._may_delete, self._may_write = False, True, True
+        self._until = 0.0
 
     async def __aenter__(self) -> Self:
+        self._until = asyncio.get_running_loop().time() + ASKING
         return self
 
     async def __aexit__(
@@ -50,7 +57,10 @@ class Doctor:
     ) -> None:
         if self._reached:
             try:
-                await self._clean()
+                async with asyncio.timeout(CLEANING):
+                    await self._clean()
+            except TimeoutError:
+                self.not_cleaned = f"the store did not remove it within {CLEANING:.0f} s"
             except SyncdError as failed:
                 self.not_cleaned = str(failed)
 
@@ -60,7 +70,10 @@ class Doctor:
         if telling is None:
             return {}
         try:
-            return await self.store.ask(telling.about)
+            async with asyncio.timeout_at(self._until):
+                return await self.store.ask(telling.about)
+        except TimeoutError:
+            return {"about": LATE}
         except StoreError as error:
             return {"about": str(error)}
 
@@ -84,7 +97,11 @@ class Doctor:
 
     async def _answered(self, key: str, question: Question) -> Answer:
         try:
-            return await question()
+            async with asyncio.timeout_at(self._until):
+                return await question()
+        except TimeoutError:
+            self.owing = self.owing or QUESTIONS[key].needed
+            return Answer(None, LATE)
         except Transient as error:
             self.owing = self.owing or QUESTIONS[key].needed
             self.away = not await self._answers()
@@ -97,8 +114,9 @@ class Doctor:
     async def _answers(self) -> bool:
         """Whether the store is still there, so that the next question is worth asking."""
         try:
-            await self.store.list(self.top, shallow=True)
-        except Transient:
+            async with asyncio.timeout_at(self._until):
+                await self.store.list(self.top, shallow=True)
+        except (Transient, TimeoutError):
             return False
         except SyncdError:
             pass
@@ -238,7 +256,7 @@ class Doctor:
     async def _clean(self) -> None:
         """Remove everything; what may not be removed is emptied, so that it weighs nothing."""
         if self._link.interrupted and self.store.telling:
-            await self.store.telling.tidy(self._link.interrupted)
+            await self.store.ask(partial(self.store.telling.tidy, self._link.interrupted))
         self.left = await self.store.list(self.top)
         if self._may_delete:
             await all_of((partial(self.store.delete, entry.key) for entry in self.left), LANES)

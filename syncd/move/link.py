@@ -38,6 +38,7 @@ class Link:
         self._gate_up, self._gate_down = up, down
         self._sent: list[tuple[str, int]] = []
         self._rate: float | None = None
+        """Bytes a second of the slower way."""
 
     async def up(self) -> Answer:
         """One object tells about how fast the link is; then some at once, for as long as is worth it."""
@@ -85,8 +86,11 @@ class Link:
                 async with asyncio.timeout(LONGEST):
                     moved = sum(await all_of((partial(fetch, fd, *each) for each in self._sent), LANES))
             except TimeoutError:
-                return Answer(True, f"less than {_rate(sum(nbytes for _, nbytes in self._sent) / LONGEST)}")
+                rate = sum(nbytes for _, nbytes in self._sent) / LONGEST
+                self._rate = min(self._rate or rate, rate)
+                return Answer(True, f"less than {_rate(rate)}")
             rate = moved / (time.monotonic() - began)
+            self._rate = min(self._rate or rate, rate)
         return Answer(True, _rate(rate), round(rate))
 
     async def upload(self, may_resume: Callable[[], Awaitable[Answer]] | None) -> Answer:
@@ -100,43 +104,46 @@ class Link:
         with memory(content) as fd:
             source = Source(fd, LARGE, await asyncio.to_thread(sum_file, fd, LARGE))
             # Where an interrupted one could not be found again, its parts would stay for good.
-            stored = await self._interrupt(key, source) if told is None or told.yes else None
+            stored = await self._interrupt(key, source) if told is None or told.yes else ""
             again = await self._send_counted(key, source)
             self.interrupted = None
             if told and not told.yes:
                 self.resumed = told
-            elif stored is None:
-                self.resumed = Answer(None, "it was over before it could be interrupted")
+            elif isinstance(stored, str):
+                self.resumed = Answer(None, stored)
             else:
                 self.resumed = Answer(again <= LARGE - stored)
         return Answer(await self._reads_back(key, source))
 
-    async def _interrupt(self, key: str, source: Source) -> int | None:
-        """Upload until one piece has gone, and be cancelled; its bytes, None for an upload that ended before."""
+    async def _interrupt(self, key: str, source: Source) -> int | str:
+        """Upload until one piece has gone, and be cancelled; its bytes, or why there was nothing to be interrupted."""
         gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        begun = False
+        turn = asyncio.Lock()
 
         @asynccontextmanager
         async def gate(nbytes: int) -> AsyncIterator[bool | None]:
-            nonlocal begun
-            if begun:
-                await asyncio.Event().wait()  # for the end
-            begun = True
-            async with self._gate_up(nbytes) as urgent:
-                yield urgent
+            # A piece that went keeps its turn: others wait for the end. One that failed lets the next try.
+            await turn.acquire()
+            try:
+                async with self._gate_up(nbytes) as urgent:
+                    yield urgent
+            except BaseException:
+                turn.release()
+                raise
             gone.set_result(nbytes)
 
         self.interrupted = key
         upload = asyncio.ensure_future(self.store.upload(key, source, gate))
         try:
             either: set[asyncio.Future[Any]] = {upload, gone}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=LONGEST, return_when=asyncio.FIRST_COMPLETED)
         finally:
             upload.cancel()
             await asyncio.wait({upload})
         if not upload.cancelled():
             upload.result()
-        return gone.result() if gone.done() and upload.cancelled() else None
+            return "it was over before it could be interrupted"
+        return gone.result() if gone.done() else f"no piece of it went within {LONGEST:.0f} s"
 
     async def _send_counted(self, key: str, source: Source) -> int:
         """Upload; the bytes that had to be sent."""

@@ -10,6 +10,7 @@ import pytest
 from syncd.decide.doctor import STORE
 from syncd.errors import Denied, NotFound, StoreError, Transient
 from syncd.model.answer import Answer
+from syncd.move import doctor as doctor_module
 from syncd.move import link
 from syncd.move.doctor import Doctor
 from syncd.move.link import LARGE
@@ -325,6 +326,111 @@ async def test_an_interrupted_upload_is_tidied_up_when_the_doctor_is_ended_in_th
     assert store.tidied == ["-syncd-doctor/0123/upload"]
     assert isinstance(store.inner, MemoryStore)
     assert store.inner.objects == {}
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_a_piece_that_fails_is_sent_again_before_the_upload_is_interrupted(failures: int) -> None:
+    """The interruption waits for a piece that went: a failed one must not keep the others waiting."""
+
+    class FailsInTheGate(Around):
+        left, uploads = failures, 0
+
+        async def upload(self, key: str, source: Source, gate: Gate) -> None:
+            @asynccontextmanager
+            async def failing(nbytes: int) -> AsyncIterator[bool | None]:
+                async with gate(nbytes) as urgent:
+                    if key.endswith("/upload") and self.left:
+                        self.left -= 1
+                        raise Transient("connection reset")
+                    yield urgent
+
+            self.uploads += key.endswith("/upload")
+            await self.inner.upload(key, source, failing)
+
+    store = FailsInTheGate(MemoryStore())
+    async with asyncio.timeout(20):
+        found, doctor = await answers(store)
+    assert found["upload"].yes is True
+    assert found["resume"] == Answer(False), "it was interrupted, and a store in memory begins anew"
+    assert store.uploads == failures + 2
+    assert not doctor.left
+
+
+async def test_pieces_that_wait_for_one_that_failed_have_their_turn() -> None:
+    """As on S3: several senders at once, of which the first fails, and the call ends when all have."""
+
+    class SendsAtOnce(Around):
+        failed = False
+
+        async def upload(self, key: str, source: Source, gate: Gate) -> None:
+            async def send(number: int) -> None:
+                async with gate(1):
+                    await asyncio.sleep(0)
+                    if number == 0 and not self.failed:
+                        self.failed = True
+                        raise Transient("connection reset")
+
+            if key.endswith("/upload"):
+                tasks = [asyncio.ensure_future(send(number)) for number in range(3)]
+                try:
+                    await asyncio.wait(tasks)
+                    for task in tasks:
+                        task.result()
+                finally:
+                    for task in tasks:
+                        task.cancel()
+            await self.inner.upload(key, source, open_gate)
+
+    store = SendsAtOnce(MemoryStore())
+    async with asyncio.timeout(20):
+        found, _ = await answers(store)
+    assert store.failed
+    assert found["upload"].yes is True
+
+
+async def test_an_upload_of_which_no_piece_goes_is_given_up_and_the_answer_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class StallsOnce(Around):
+        stalled = False
+
+        async def upload(self, key: str, source: Source, gate: Gate) -> None:
+            if key.endswith("/upload") and not self.stalled:
+                self.stalled = True
+                await asyncio.Event().wait()
+            await self.inner.upload(key, source, gate)
+
+    class Quick(link.Link):
+        async def _interrupt(self, key: str, source: Source) -> int | str:
+            monkeypatch.setattr(link, "LONGEST", 0.05)
+            return await super()._interrupt(key, source)
+
+    monkeypatch.setattr(doctor_module, "Link", Quick)
+    found, doctor = await answers(StallsOnce(MemoryStore()))
+    assert found["upload"].yes is True
+    assert found["resume"] == Answer(None, "no piece of it went within 0 s")
+    assert not doctor.left
+
+
+@pytest.mark.parametrize("verb", ["list", "put", "delete"])
+async def test_a_store_that_stalls_ends_the_questions_in_time_and_what_may_be_left_is_told(
+    monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(doctor_module, "ASKING", 0.5)
+    monkeypatch.setattr(doctor_module, "CLEANING", 0.2)
+
+    class Stalls(Around):
+        async def before(self, asked: str, key: str) -> None:
+            if asked == verb:
+                await asyncio.Event().wait()
+
+    async with asyncio.timeout(20):
+        found, doctor = await answers(Stalls(MemoryStore()))
+    assert any(answer == Answer(None, doctor_module.LATE) for answer in found.values())
+    assert doctor.owing
+    if verb == "list":
+        assert set(found) == {"reach"}
+    assert doctor.not_cleaned == ("the store did not remove it within 0 s" if verb == "delete" else None)
 
 
 async def test_bytes_bound_what_is_moved() -> None:

@@ -1,6 +1,8 @@
 """What S3 tells `syncd doctor` of itself: by a real MinIO with keys of several rights, by fakes that lack one thing each."""
 
+import asyncio
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,11 +14,13 @@ from syncd_s3.store import S3Store
 
 from syncd.local.digest import sum_bytes
 from syncd.model.answer import Answer
+from syncd.move import doctor as doctor_module
+from syncd.move import link
 from syncd.move.doctor import Doctor
 from syncd.move.link import LARGE
 from syncd.store import Store
 from syncd.store.wrap import Retrying
-from syncd.testing import open_gate
+from syncd.testing import Fault, FaultProxy, open_gate, s3_error
 from syncd.testing.servers import Minio
 
 from .fakes import FakeGcs, FakeOldRgw, FakeR2, FakeS3, Headers, Reply, opened, refusal
@@ -81,6 +85,62 @@ async def test_a_real_server_with_all_rights_lacks_nothing_and_nothing_is_left(m
     assert about["large bodies"] == "fast"
     assert minio.secret not in str(about)
     assert minio.key_id not in str(about)
+
+
+async def through(proxy: FaultProxy, bucket: str) -> S3Store:
+    return await S3Store.open(f"s3://{bucket}/p", S3Settings.model_validate({"s3_endpoint_url": proxy.endpoint}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_a_first_part_that_fails_does_not_keep_the_interruption_waiting(
+    minio: Minio, bucket: str, failures: int
+) -> None:
+    """The senders beside it have their turn, and the upload that is begun once more is interrupted and goes on."""
+    before, left = unfinished(minio), failures
+
+    def judge(head: bytes) -> bytes | None:
+        nonlocal left
+        request = head.partition(b"\r\n")[0]
+        if left and b"/upload?" in request and b"partNumber=1" in request:
+            left -= 1
+            return s3_error(500, "InternalError")
+        return None
+
+    async with FaultProxy(minio.port) as proxy:
+        proxy.judge = judge
+        store = await through(proxy, bucket)
+        async with asyncio.timeout(60):
+            found, doctor = await answers(store)
+        await store.aclose()
+    assert left == 0
+    assert found["upload"].yes is True
+    assert found["resume"] == Answer(True)
+    assert not doctor.left
+    assert unfinished(minio) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("still", "first"), [(0, "reach"), (20_000, "held")])
+async def test_a_link_that_stalls_holds_nobody_up(
+    minio: Minio, bucket: str, still: int, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing passes, or nothing but small requests. All is over in the time that the help names, here by twenty."""
+    for module, name in ((doctor_module, "ASKING"), (doctor_module, "CLEANING"), (link, "LONGEST")):
+        monkeypatch.setattr(module, name, getattr(module, name) / 20)
+    async with FaultProxy(minio.port) as proxy:
+        proxy.closing = True
+        store = await through(proxy, bucket)
+        proxy.choose = lambda number: Fault(still=still)
+        began = time.monotonic()
+        async with asyncio.timeout(60):
+            found, doctor = await answers(store)
+            await store.aclose()
+        took = time.monotonic() - began
+    assert took < 120 / 20 + 3
+    assert doctor.owing
+    assert next(key for key, answer in found.items() if answer.yes is None) == first
+    assert found[first].said == doctor_module.LATE
 
 
 @pytest.mark.parametrize("narrowed", [ALL], indirect=True)
