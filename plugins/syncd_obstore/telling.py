@@ -36,8 +36,9 @@ class Telling:
     def probes(self) -> Mapping[str, Callable[[str], Awaitable[Answer]]]:
         return {"checksums": self._checksums, "clock": self._clock}
 
-    async def tidy(self, key: str) -> None:
-        """A cancelled upload has removed its parts."""
+    async def tidy(self, key: str) -> bool:
+        """A cancelled upload has removed its parts. Those of a dead process the library does not show."""
+        return False
 
     async def _checksums(self, key: str) -> Answer:
         if self._store.place.startswith(("s3:", "s3a:")):

@@ -5,6 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from syncd_s3.paths import Paths
 from syncd_s3.session import proxy_of
 from syncd_s3.upload import checksum
 
+TIDIES = 3
+"""Times that what is unfinished of one key is ended."""
 _SUMS = {"crc64nvme": "CRC-64/NVME", "md5": "MD5"}
 _CREATE = {"if-none-match": "If-None-Match", "generation": "x-goog-if-generation-match"}
 _KINDS = {
@@ -66,10 +69,17 @@ class Telling:
             "versions": self._versions,
         }
 
-    async def tidy(self, key: str) -> None:
+    async def tidy(self, key: str) -> bool:
+        """Looks again afterwards: a part that was under way can outlive the end of its upload."""
         where = self._prefix + key
-        for item in await self._uploads(where):
-            await self._client.call("abort_multipart_upload", where, Key=where, UploadId=item["UploadId"])
+        for _ in range(TIDIES):
+            uploads = await self._uploads(where)
+            if not uploads:
+                return True
+            for item in uploads:
+                with suppress(NotFound, UploadGone):  # ended by somebody else
+                    await self._client.call("abort_multipart_upload", where, Key=where, UploadId=item["UploadId"])
+        return not await self._uploads(where)
 
     async def _headers(self) -> Mapping[str, str]:
         """Those of any answer."""

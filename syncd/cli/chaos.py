@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +13,7 @@ from syncd.cli import App
 from syncd.cli.compose import Parts, opened
 from syncd.cli.options import Size, verb
 from syncd.cli.output import print_json, print_table
-from syncd.cli.words import bytes_
+from syncd.cli.words import bytes_, without_query
 from syncd.config import Settings, handed_on
 from syncd.config.values import check_name
 from syncd.decide.rehearsal import WHAT, Fault, Round, Spread, plan, spread
@@ -21,13 +21,11 @@ from syncd.errors import ConfigError, SyncdError, UsageError
 from syncd.hooks.loading import told
 from syncd.rehearsal.ledger import Played, Seen
 from syncd.rehearsal.play import PAUSE, Rehearsal
-from syncd.rehearsal.scratch import check_room, scratch, sweep
+from syncd.rehearsal.scratch import check_room, clear, end_uploads, scratch, sweep
 from syncd.stopping import Stop, race
 
 ROUNDS = 30
 LEAST_SIZE, MOST_SIZE = 1 << 10, 1 << 40
-NOT_OURS = ("SYNCD_EXTRA", "SYNCD_GROUP")
-"""Settings of the operator's that say nothing about a scratch task."""
 
 
 class CheckpointSize(Size):
@@ -77,7 +75,8 @@ def command(
     SYNCD_TASK is left alone) and scratch disks below TMPDIR. Nodes run with your settings, but for their pace. Each round
     starts a node, lets it commit, and does a fault to it; the next node must resume the newest committed step or a later
     one, byte for byte. At the end the task must be done, and its model and all that is stored right. Then all of it is
-    deleted; after a loss, task, disks and logs stay for inspection.
+    deleted, with the parts of uploads that kills cut off; what may be left even so is told. After a loss, task, disks and
+    logs stay for inspection.
 
     Exit codes: 0 nothing was lost · 1 something was · 64 usage · 75 the store does not answer · 78 configuration ·
     128+n a signal: what was begun is ended and deleted.
@@ -110,16 +109,23 @@ async def _run(
     if settings.store.lower().startswith("memory:"):
         raise ConfigError(f"SYNCD_STORE={settings.store} is gone with each process: nothing can come back from it")
     check_room(size, _directory(settings.store))
+    where = app.redact(without_query(settings.store))
     with scratch() as home:
         settings = settings.model_copy(update={"root": home, "task": task})
         async with opened(settings, app.plugins) as parts:
             if await parts.store.list(parts.keys.top):
-                raise UsageError(f"the task {task} is there already in {settings.store}; --task must name a new one")
-            click.echo(f"task {task} in {settings.store}; seed {seed}; scratch {home}", err=True)
+                raise UsageError(f"the task {task} is there already in {where}; --task must name a new one")
+            click.echo(f"task {task} in {where}; seed {seed}; scratch {home}", err=True)
             show = Progress(len(planned), app)
-            env = {name: value for name, value in handed_on(settings).items() if name not in NOT_OURS}
             rehearsal = Rehearsal(
-                parts.store, parts.keys, parts.budget.unpaced, planned, size=size, home=home, env=env, tell=show
+                parts.store,
+                parts.keys,
+                parts.budget.unpaced,
+                planned,
+                size=size,
+                home=home,
+                env=handed_on(settings),
+                tell=show,
             )
             stop, trouble = Stop(), list[Exception]()
             with stop.on_signals(lambda name: click.echo(f"{name}: ending what was begun", err=True)):
@@ -135,28 +141,42 @@ async def _run(
                 seen = rehearsal.ledger.seen
                 seen.wrong = [app.redact(line) for line in seen.wrong]
                 interrupted = stop.asked.is_set()
-                keep = keep_task or bool(seen.wrong)
-                deleted, left = await _clean_up(parts, stop, keep=keep)
-            if seen.wrong:
+                lost, cut_off = bool(seen.wrong), rehearsal.ledger.cut_off
+                deleted, left = await _clean_up(parts, stop, cut_off, keep=keep_task, lost=lost)
+            left += rehearsal.living + ([] if lost else clear(home))
+            left = [app.redact(line) for line in left]
+            if lost:
                 (home / "keep").touch()
             report = Report(settings, seed, size, len(planned), seen, interrupted, deleted, left, home)
-            report.print(as_json=as_json, quiet=bool(trouble) and not seen.wrong)
-            if trouble and not seen.wrong:
+            report.print(as_json=as_json, quiet=bool(trouble) and not lost)
+            if trouble and not lost:
                 raise trouble[0]
             for each in trouble:
                 click.echo(f"syncd: {app.redact(told(each))}", err=True)
-            return 1 if seen.wrong else 128 + stop.number if interrupted else 0
+            return 1 if lost else 128 + stop.number if interrupted else 0
 
 
-async def _clean_up(parts: Parts, stop: Stop, *, keep: bool) -> tuple[int, list[str]]:
-    """Delete the task, unless it is to stay; what is left, a line each. A second signal ends it."""
-    if keep:
-        return 0, [f"the task {parts.keys.task} is kept: syncd ls --task {parts.keys.task}"]
+async def _clean_up(
+    parts: Parts, stop: Stop, cut_off: Collection[str], *, keep: bool, lost: bool
+) -> tuple[int, list[str]]:
+    """Delete the task, unless it is to stay; what is left, a line each. A second signal ends it.
+
+    `cut_off`: keys of uploads that may be unfinished. They end too, unless something was `lost`: then all stays as it is.
+    """
+    store, keys = parts.store, parts.keys
+    kept = [f"the task {keys.task} is kept: syncd ls --task {keys.task}"]
+    if lost:
+        return 0, kept
     try:
-        swept: tuple[int, list[str]] | None = await race(sweep(parts.store, parts.keys), stop.now)
+        if keep:
+            ended: list[str] | None = await race(end_uploads(store, keys, cut_off), stop.now)
+            return 0, kept + (
+                ["a second signal ended the tidying of its unfinished uploads"] if ended is None else ended
+            )
+        swept: tuple[int, list[str]] | None = await race(sweep(store, keys, cut_off), stop.now)
     except SyncdError as error:
-        return 0, [f"the task {parts.keys.task} is left in the store: {error}"]
-    return swept or (0, [f"the task {parts.keys.task} is left in the store: a second signal ended its deletion"])
+        return 0, [f"the task {keys.task} is left in the store: {error}"]
+    return swept or (0, [f"the task {keys.task} is left in the store: a second signal ended its deletion"])
 
 
 def _directory(url: str) -> Path | None:
@@ -213,10 +233,12 @@ class Report:
         self.interrupted, self.deleted, self.left, self.home = interrupted, deleted, left, home
 
     def print(self, *, as_json: bool, quiet: bool) -> None:
-        """`quiet`: an error is told as the only JSON document instead."""
+        """`quiet`: an error is told as the only JSON document instead, and what is left on stderr."""
         if as_json:
             if not quiet:
                 print_json(self.document())
+            for text in self.left if quiet else ():
+                click.echo(text, err=True)
             return
         self._print_table()
         for text in self._lines():
@@ -227,7 +249,7 @@ class Report:
         seen = self.seen
         return {
             "task": self.settings.task,
-            "store": self.settings.store,
+            "store": without_query(self.settings.store),
             "seed": self.seed,
             "size": self.size,
             "rounds": len(seen.played),

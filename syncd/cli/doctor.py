@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
-from urllib.parse import urlsplit
 
 import click
 
@@ -12,7 +11,7 @@ from syncd.cli import App
 from syncd.cli.compose import Parts, opened
 from syncd.cli.options import Size, verb
 from syncd.cli.output import print_json
-from syncd.cli.words import bytes_
+from syncd.cli.words import bytes_, without_query
 from syncd.config import Settings
 from syncd.decide.doctor import Judged, exit_code, judge, verdict
 from syncd.errors import ConfigError
@@ -47,13 +46,14 @@ def command(app: App, settings: Settings, as_json: bool, most: int) -> int:
     One line for each question: yes; no: a run works, and the line says what it does without; NO: a run would not work;
     ?: not known.
     The store is tried below '-syncd-doctor/', a name that no task has: no task is touched, and nothing is left where the
-    keys may delete. It takes seconds, on a slow link at most about two minutes.
+    keys may delete. It takes seconds, on a link that is slow or stalls at most about two minutes.
 
     Exit codes: 0 a run would work · 75 the store is away · 78 something must be mended first.
 
     --json: {"version": 1, "store", "task", "exit_code", "verdict", "about": {name: text}, "answers": [{"key",
     "question", "answer": true, false or null, "weight": "yes", "note", "no" or "unknown", "said", "value": bytes,
-    seconds or bytes a second, "without", "now"}], "left": [key]}, and "error" where the store cannot be reached
+    seconds or bytes a second, "without", "now"}], "left": [key], "not_cleaned": null, or why more may be left}, and
+    "error" where the store cannot be reached
     """
     try:
         return asyncio.run(_run(app, settings, most, as_json=as_json))
@@ -89,7 +89,7 @@ async def _run(app: App, settings: Settings, most: int, *, as_json: bool) -> int
     if as_json:
         print_json(_document(app, settings, code, said, about, judged, doctor))
     else:
-        for line in _left(doctor, f"{shown(settings.store).rstrip('/')}/{doctor.top}"):
+        for line in _left(doctor, f"{without_query(settings.store).rstrip('/')}/{doctor.top}"):
             click.echo(app.redact(line))
         click.echo(said)
     return code
@@ -136,7 +136,7 @@ def _print(app: App, judged: Judged) -> None:
 
 def _tell_about(app: App, settings: Settings, about: dict[str, str]) -> None:
     said = "; ".join(f"{name}: {text}" for name, text in about.items())
-    click.echo(app.redact(f"    {shown(settings.store)}{f' ({said})' if said else ''}"))
+    click.echo(app.redact(f"    {without_query(settings.store)}{f' ({said})' if said else ''}"))
 
 
 def _left(doctor: Doctor, where: str) -> Iterator[str]:
@@ -164,18 +164,14 @@ def _document(
         for each in judged
     ]
     document: dict[str, object] = {
-        "store": shown(settings.store),
+        "store": without_query(settings.store),
         "task": settings.task,
         "exit_code": code,
         "verdict": said,
         "about": {name: app.redact(text) for name, text in about.items()},
         "answers": answers,
         "left": [entry.key for entry in doctor.left],
+        "not_cleaned": doctor.not_cleaned and app.redact(doctor.not_cleaned),
     }
     reach = next(each for each in judged if each.question.key == "reach")
     return document if reach.weight == "yes" else {**document, "error": app.redact(reach.answer.said)}
-
-
-def shown(url: str) -> str:
-    """A store's URL without its query, where some services have a signature."""
-    return urlsplit(url)._replace(query="", fragment="").geturl()

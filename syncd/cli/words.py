@@ -1,6 +1,7 @@
 """How sizes and times are said to people."""
 
 import time
+from urllib.parse import urlsplit
 
 
 def bytes_(count: int) -> str:
@@ -37,3 +38,8 @@ def ago(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} m {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} m"
+
+
+def without_query(url: str) -> str:
+    """A store's URL without its query, where some services have a signature."""
+    return urlsplit(url)._replace(query="", fragment="").geturl()

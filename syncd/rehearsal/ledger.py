@@ -16,6 +16,8 @@ from syncd.rehearsal import trainer
 from syncd.rehearsal.node import Node, Over
 from syncd.store import Gate, Store
 
+IN_PARTS = 5 << 20
+"""Bytes of the smallest file that a store takes in parts."""
 COMMITTED, PUSHED = "committed", "saved in a drain that had the time to push it"
 
 
@@ -65,6 +67,8 @@ class Ledger:
         self.store, self.keys, self.gate, self.size = store, keys, gate, size
         self.seen = Seen()
         self.now: Played | None = None
+        self.cut_off: set[str] = set()
+        """Keys of files of which the store may hold parts that no listing shows."""
         self._durable, self._because = 0, COMMITTED
         """The newest step that must come back whatever is lost, and why."""
         self._local = 0
@@ -100,6 +104,8 @@ class Ledger:
     def count(self, node: Node) -> None:
         """Take into the report what a node told in all its lives."""
         node.look()
+        large = [name for name, size in trainer.layout(self.size).items() if size >= IN_PARTS]
+        self.cut_off |= {self.keys.file(*each, name) for each in node.cut_off for name in large}
         commits, restores = node.told("checkpoint_committed"), node.told("restored")
         self.seen.commits += len(commits)
         self.seen.restores += len(restores)

@@ -10,20 +10,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
 from msgspec import Struct
 
 from syncd.model import canonical
+from syncd.model.names import FINAL
 from syncd.trainer_care import processes
 from syncd.trainer_care.child import LAUNCHER
 
-SOUND = [sys.executable, "-m", "syncd"]
-FAILING = [sys.executable, "-m", "syncd.rehearsed"]
-TRAINER = [sys.executable, "-m", "syncd.rehearsal.trainer"]
+_MODULE = [sys.executable, "-P", "-m"]  # no module of the directory where it was started, which is a trainer's
+SOUND = [*_MODULE, "syncd"]
+FAILING = [*_MODULE, "syncd.rehearsed"]
+TRAINER = [*_MODULE, "syncd.rehearsal.trainer"]
 MARK = "_SYNCD_REHEARSAL"
 """Environment variable by which a node's processes are found, whatever session they moved to."""
 POLL = 0.05
@@ -103,6 +107,7 @@ class Node:
         self.root.mkdir(parents=True)
         self._mark = secrets.token_hex(16)
         self._heads: list[subprocess.Popen[bytes]] = []
+        self._thaws: subprocess.Popen[bytes] | None = None
         self._notes = Tail(self.home / "notes.jsonl")
         self._log = Tail(self.home / "life-0.log")
 
@@ -163,8 +168,28 @@ class Node:
         mine = self.pids()
         processes.send(mine if pids is None else [pid for pid in pids if pid in mine], number)
 
+    def freeze(self) -> None:
+        """Stop all processes. Should this one die, they go on: what is stopped heeds no parent's death."""
+        pids = self.pids()
+        command = ["sh", "-c", 'read _; kill -s CONT "$@"', "sh", *map(str, pids)]
+        self._thaws = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        self.signal(signal.SIGSTOP, pids)
+
+    def thaw(self) -> None:
+        self._forget_thawing()
+        self.signal(signal.SIGCONT)
+
+    def _forget_thawing(self) -> None:
+        if self._thaws:
+            self._thaws.kill()
+            self._thaws.communicate()
+            self._thaws = None
+
     def kill(self) -> None:
         """As when the machine loses its power: frozen first, so that nobody reacts to another's death. Blocks."""
+        self._forget_thawing()
         self.signal(signal.SIGSTOP)
         deadline = time.monotonic() + KILL_PATIENCE
         while (left := self.pids()) and time.monotonic() < deadline:
@@ -207,6 +232,26 @@ class Node:
         """The attempt that its newest life began or went on with."""
         begun = self.told("attempt_begun")
         return int(begun[-1]["attempt"]) if begun else None
+
+    @property
+    def cut_off(self) -> set[tuple[int, str]]:
+        """Attempts and commits that its daemons may have been sending when they died: seen, and not told as committed.
+
+        What was seen again under a name may have been sent under the next.
+        """
+        attempts: list[int] = []
+        seen: Counter[str] = Counter({FINAL: 1})
+        committed = set()
+        for line in self.events:
+            match line.get("event"):
+                case "attempt_begun":
+                    attempts.append(int(line["attempt"]))
+                case "checkpoint_seen":
+                    seen[str(line["checkpoint"])] += 1
+                case "checkpoint_committed" if attempts:
+                    committed.add((attempts[-1], str(line["commit"])))
+        names = [name if n == 1 else f"{name}.{n}" for name, times in seen.items() for n in range(1, times + 1)]
+        return set(product(attempts, names)) - committed
 
     @property
     def last_words(self) -> str:

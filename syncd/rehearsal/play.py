@@ -36,8 +36,11 @@ OWN = {
     "SYNCD_CHECKPOINTS": "*",
     "SYNCD_LOG_FORMAT": "json",
     "SYNCD_LOG_LEVEL": "info",
+    "SYNCD_GROUP": "chaos",
+    "SYNCD_EXTRA": ",",
 }
-"""Settings of the nodes that are the rehearsal's, not the operator's."""
+"""Settings of the nodes that are the rehearsal's, not the operator's. Each has a value: an empty one would let that of .env
+count, and the directory is the operator's, since paths of theirs may be relative. `,` are no patterns."""
 
 
 class Rehearsal:
@@ -64,6 +67,8 @@ class Rehearsal:
         self._tell = tell
         self.ledger = Ledger(store, keys, gate, size)
         self._nodes: list[Node] = []
+        self.living: list[str] = []
+        """A line for each node of which processes could not be killed."""
         self._kept: Node | None = None
         """The node whose disk the next life finds; None: it gets a new one."""
 
@@ -105,8 +110,13 @@ class Rehearsal:
         for node in self._nodes:
             node.kill()
         for node in self._nodes:
+            self._note_living(node)
             self.ledger.count(node)
         self._nodes.clear()
+
+    def _note_living(self, node: Node) -> None:
+        if pids := node.pids():
+            self.living.append(f"processes of {node.name} survive SIGKILL: {' '.join(map(str, pids))}")
 
     async def _play(self, each: Round) -> None:
         if each.fault is Fault.START_KILLED:
@@ -183,7 +193,9 @@ class Rehearsal:
             await self._drop(node)
 
     async def _drop(self, node: Node) -> None:
-        """The node is no more: its disk is removed, its log stays."""
+        """The node is no more, nor what it left running: its disk is removed, its log stays."""
+        await asyncio.to_thread(node.kill)
+        self._note_living(node)
         self.ledger.count(node)
         self._nodes.remove(node)
         self.ledger.lost_disk()
@@ -247,7 +259,7 @@ class Rehearsal:
     async def _frozen(self, zombie: Node, each: Round) -> None:
         await self._until_committed(zombie, each.commits)
         await asyncio.sleep(each.delay)
-        zombie.signal(signal.SIGSTOP)
+        zombie.freeze()
         await self.ledger.died(zombie)
         self.ledger.blame(each.fault)
         self.ledger.lost_disk()
@@ -255,7 +267,7 @@ class Rehearsal:
         taken = int(owner.noted("begin")[-1]["step"])
         await self._until_committed(owner, 1)
 
-        zombie.signal(signal.SIGCONT)
+        zombie.thaw()
         await self._fenced(zombie, owner, "an overtaken node that went on", taken)
         await self._killed(owner, keep_disk=each.keep_disk)
 
@@ -302,5 +314,4 @@ class Rehearsal:
         if code is None:
             await asyncio.to_thread(node.kill)
         await self.ledger.ended(node)
-        self.ledger.count(node)
-        self._nodes.remove(node)
+        await self._drop(node)

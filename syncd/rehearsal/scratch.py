@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from syncd.errors import ConfigError, SyncdError
 from syncd.local.threads import all_of
 from syncd.model.keys import Keys
 from syncd.store import Store
+from syncd.store.wrap import Retrying
 
 AT_ONCE = 16
 SWEEPS = 3
@@ -44,11 +45,43 @@ def scratch() -> Iterator[Path]:
         yield home
     finally:
         if not (home / "keep").exists():
-            shutil.rmtree(home, ignore_errors=True)
+            clear(home)
 
 
-async def sweep(store: Store, keys: Keys) -> tuple[int, list[str]]:
-    """Delete all that the task has in the store: how many objects, and a line for what cannot be deleted."""
+def clear(home: Path) -> list[str]:
+    """Remove a scratch directory; a line where not all of it goes."""
+    shutil.rmtree(home, ignore_errors=True)
+    return [f"{home} is left: not all of it could be removed"] if home.exists() else []
+
+
+async def sweep(store: Retrying, keys: Keys, cut_off: Collection[str]) -> tuple[int, list[str]]:
+    """Delete all that the task has in the store: how many objects, and a line for what cannot be deleted.
+
+    `cut_off`: keys of which it may hold parts that no listing shows.
+    """
+    deleted, left = await _delete(store, keys)
+    return deleted, left + await end_uploads(store, keys, cut_off)
+
+
+async def end_uploads(store: Retrying, keys: Keys, cut_off: Collection[str]) -> list[str]:
+    """Remove the parts that killed nodes left; a line where some may stay."""
+    telling = store.telling
+    if not cut_off:
+        return []
+    why = "this store does not tell"
+    if telling:
+        try:
+            asked = (partial(store.ask, partial(telling.tidy, key)) for key in sorted(cut_off))
+            if all(await all_of(asked, AT_ONCE)):
+                return []
+        except SyncdError as error:
+            why = str(error)
+    return [
+        f"parts of uploads that were cut off may be left below {keys.top} ({why}): the store's own rule must end them"
+    ]
+
+
+async def _delete(store: Store, keys: Keys) -> tuple[int, list[str]]:
     deleted, why = 0, ""
 
     async def delete(key: str) -> bool:

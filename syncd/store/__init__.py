@@ -110,8 +110,11 @@ class Telling(Protocol):
         A probe raises what the verbs raise: then its question has no answer.
         """
 
-    async def tidy(self, key: str) -> None:
-        """Remove what uploads of this key left unfinished, where a listing does not show it."""
+    async def tidy(self, key: str) -> bool:
+        """Remove what uploads of this key left unfinished, where a listing does not show it.
+
+        Whether nothing is left: False also of a store that cannot see what a dead process left.
+        """
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:

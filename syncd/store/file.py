@@ -33,7 +33,7 @@ class FileStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._nameless = _has_nameless(root / TEMP)
+        self.nameless = _has_nameless(root / TEMP)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> "FileStore":
@@ -148,7 +148,7 @@ class FileStore:
     def _publish(self, fd: int, temp: Path, key: str, *, exclusive: bool) -> None:
         """Give a finished file its name. A link is the create-only rename that every POSIX file system has."""
         path = self._path(key)
-        named = not self._nameless
+        named = not self.nameless
         while True:
             try:
                 self._make_parents(path.parent)
@@ -197,7 +197,7 @@ class FileStore:
     def _create(self, temp: Path, key: str) -> int:
         """An empty file to write into. Where it can be it has no name yet: what is killed then leaves nothing behind."""
         with _translate(self.root, key):
-            if self._nameless:
+            if self.nameless:
                 return os.open(temp.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644)
             return os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
@@ -330,8 +330,9 @@ class Telling:
     def probes(self) -> Mapping[str, Callable[[str], Awaitable[Answer]]]:
         return {"checksums": self._checksums, "clock": self._clock}
 
-    async def tidy(self, key: str) -> None:
-        """A cancelled upload has removed its file."""
+    async def tidy(self, key: str) -> bool:
+        """A cancelled upload has removed its file. That of a dead process had no name, or goes when it is old."""
+        return self._store.nameless
 
     async def _checksums(self, key: str) -> Answer:
         return Answer(False, "files are compared as they are read, and not again as they lie on the disk")

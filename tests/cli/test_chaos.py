@@ -7,17 +7,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import botocore.session
 import pytest
 
 from syncd.cli import chaos
 from syncd.decide import rehearsal
 from syncd.decide.rehearsal import Damage, Fault, Round
+from syncd.errors import Denied, SyncdError, Transient
+from syncd.model.keys import Keys
 from syncd.rehearsal import node, play
+from syncd.rehearsal import scratch as scratch_module
 from syncd.rehearsal.node import Failing, Node, Stuck
+from syncd.rehearsal.scratch import sweep
+from syncd.store.file import FileStore
+from syncd.store.memory import MemoryStore
+from syncd.store.wrap import Retrying
 from syncd.testing.servers import Minio
 from syncd.trainer_care import processes
 
@@ -122,6 +132,86 @@ def test_all_faults_cost_nothing_and_nothing_is_left(
     assert minio.secret not in out + err
 
 
+def unfinished(minio: Minio, bucket: str, keys: Iterable[str]) -> list[str]:
+    """Keys that have an upload which was never ended, by the S3 API. MinIO lists those of an exact key only."""
+    client = botocore.session.get_session().create_client(
+        "s3", region_name="us-east-1", endpoint_url=minio.endpoint,
+        aws_access_key_id=minio.key_id, aws_secret_access_key=minio.secret,
+    )  # fmt: skip
+    return [key for key in keys if client.list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("options", [(), ("--keep-task",)] if ALL else [()])
+def test_uploads_that_kills_cut_off_are_ended(
+    minio: Minio,
+    call: Call,
+    tmp_path: Path,
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+) -> None:
+    """Files of several parts at a pace at which a kill comes between two of them; keys in a file of the directory."""
+    bucket = minio.make_bucket("parts")
+    for name, value in minio.env.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    keys = f"[default]\naws_access_key_id={minio.key_id}\naws_secret_access_key={minio.secret}\n"
+    (tmp_path / "keys").write_text(keys)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "keys")
+    monkeypatch.setenv("SYNCD_UPLOAD_LIMIT", "12MiB")
+    monkeypatch.setattr(chaos, "plan", lambda seed, rounds: [replace(one(Fault.NODE_LOST), delay=1.3)])
+    asked: list[set[str]] = []
+
+    def before(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(store: Any, keys: Keys, cut_off: set[str]) -> Any:
+            asked.append({f"some/prefix/{key}" for key in cut_off})
+            cut.extend(unfinished(minio, bucket, asked[-1]))
+            return function(store, keys, cut_off)
+
+        return call
+
+    cut: list[str] = []
+    monkeypatch.setattr(chaos, "sweep", before(chaos.sweep))
+    monkeypatch.setattr(chaos, "end_uploads", before(chaos.end_uploads))
+    code, out, err = call("--store", f"s3://{bucket}/some/prefix", "--size", "32MiB", "--json", *options)
+    print(out, err)
+    said = json.loads(out)
+    assert (code, said["lost"]) == (0, 0)
+    assert cut, "the kill came in the midst of an upload"
+    assert unfinished(minio, bucket, asked[-1]) == []
+    parts = minio.directory / "data" / ".minio.sys" / "multipart"
+    assert list(parts.rglob("part.*")) == [], "nor of a key that was not asked for"
+    assert len(said["left"]) == len(options), "the task that is kept"
+
+
+async def test_parts_that_cannot_be_ended_are_told() -> None:
+    class Tells(MemoryStore):
+        said: bool | SyncdError = True
+
+        @property
+        def telling(self) -> "Tells":
+            return self
+
+        async def tidy(self, key: str) -> bool:
+            if isinstance(self.said, SyncdError):
+                raise self.said
+            return self.said
+
+    store, keys = Tells(), Keys("task")
+    retrying = Retrying(store, patience=0.0)
+    assert await sweep(retrying, keys, {"task/x"}) == (0, [])
+    line = "parts of uploads that were cut off may be left below task/ ({}): the store's own rule must end them"
+    store.said = False
+    assert await sweep(retrying, keys, {"task/x"}) == (0, [line.format("this store does not tell")])
+    assert await sweep(retrying, keys, set()) == (0, [])
+    store.said = Denied("no right to list uploads")
+    assert await sweep(retrying, keys, {"task/x"}) == (0, [line.format("no right to list uploads")])
+    assert await sweep(Retrying(MemoryStore()), keys, {"task/x"}) == (0, [line.format("this store does not tell")])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800 if ALL else 120)
 def test_a_campaign_on_a_directory_costs_nothing_and_leaves_nothing(
@@ -140,7 +230,12 @@ def test_a_campaign_on_a_directory_costs_nothing_and_leaves_nothing(
 def test_the_report_for_people_and_a_task_that_is_kept(
     call: Call, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a file store; SYNCD_TASK, the operator's own run, is not touched."""
+    """On a file store; SYNCD_TASK, the operator's own run, is not touched, and what .env says of it does not count.
+
+    The directory is a trainer's, whose modules may bear any name.
+    """
+    (tmp_path / ".env").write_text("SYNCD_GROUP=mine\nSYNCD_EXTRA=progress.json\nSYNCD_KEEP=4\n")
+    (tmp_path / "queue.py").write_text("raise SystemExit('the trainer's own module')")
     mine = tmp_path / "store" / "my-run" / "attempt-0001" / "attempt.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("{}")
@@ -159,6 +254,9 @@ def test_the_report_for_people_and_a_task_that_is_kept(
     tops = {key.partition("/")[0] for key in objects(tmp_path)}
     assert tops == {"my-run", "scratch-1"}
     assert "scratch-1/done.json" in objects(tmp_path)
+    assert not [key for key in objects(tmp_path) if "/extra/" in key]
+    claims = [json.loads(path.read_text()) for path in tmp_path.glob("store/scratch-1/attempt-*/attempt.json")]
+    assert {claim["group"] for claim in claims} == {"chaos"}
     assert list(scratch.iterdir()) == []
 
     before = objects(tmp_path)
@@ -221,12 +319,13 @@ def test_a_loss_is_a_line_with_the_place_of_its_evidence(call: Call, monkeypatch
 
 
 @pytest.fixture
-def at_work(tmp_path: Path, scratch: Path) -> Iterator[subprocess.Popen[str]]:
-    """`syncd chaos` as a process of its own, with a node that trains."""
+def at_work(tmp_path: Path, scratch: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """`syncd chaos` as a process of its own, with a node that trains. Its parameter: the seed."""
+    seed = ["--seed", str(request.param)] if hasattr(request, "param") else []
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SYNCD_", "AWS_", "MQTT_"))}
     store = tmp_path / "store"
     process = subprocess.Popen(
-        [sys.executable, "-m", "syncd", "chaos", "--store", store.as_uri(), "--size", "100KiB", "--json"],
+        [sys.executable, "-m", "syncd", "chaos", "--store", store.as_uri(), "--size", "100KiB", "--json", *seed],
         env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     with process:
@@ -268,10 +367,48 @@ def test_nodes_do_not_outlive_a_rehearsal_that_is_killed(at_work: subprocess.Pop
     until(lambda: not left_running(scratch))
 
 
-def test_what_cannot_be_deleted_is_said(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from syncd.errors import Denied
-    from syncd.store.file import FileStore
+FREEZES = next(
+    seed for seed in range(1000) if (plan := rehearsal.plan(seed, 1)[0]).fault is Fault.FROZEN and not plan.failing
+)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_work", [FREEZES], indirect=True)
+def test_nor_does_one_that_it_froze(at_work: subprocess.Popen[str], scratch: Path) -> None:
+    def stopped() -> list[int]:
+        return [pid for pid in left_running(scratch) if state(pid) == "T"]
+
+    until(stopped)
+    at_work.kill()
+    until(lambda: not left_running(scratch))
+
+
+def state(pid: int) -> str:
+    """`T`: stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"
+
+
+def test_a_node_that_ended_leaves_nothing_running_and_is_killed_where_it_was_frozen(tmp_path: Path) -> None:
+    made = Node("node-1", tmp_path / "node-1", dict(os.environ), [])
+    child = subprocess.Popen(["sleep", "60"], env={**os.environ, node.MARK: made._mark})
+    try:
+        made.freeze()
+        until(lambda: state(child.pid) == "T")
+        made.thaw()
+        until(lambda: state(child.pid) == "S")
+        made.freeze()
+        made.kill()
+        assert child.wait(10) == -signal.SIGKILL
+        assert made.pids() == []
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_what_cannot_be_deleted_is_said(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     async def played(self: play.Rehearsal) -> None:
         await self.store.put(f"{self.keys.top}attempt-0001/x", b"1")
         await self.store.put(f"{self.keys.top}attempt-0001/locked", b"1")
@@ -288,6 +425,57 @@ def test_what_cannot_be_deleted_is_said(call: Call, monkeypatch: pytest.MonkeyPa
     said = json.loads(out)
     assert (code, said["deleted"]) == (0, 1)
     assert said["left"] == ["1 objects below c/ are left in the store (the bucket's rules forbid it)"]
+
+
+async def _goes_away(self: play.Rehearsal) -> None:
+    await self.store.put(f"{self.keys.top}attempt-0001/x", b"1")
+    raise Transient("connection refused")
+
+
+def test_what_is_left_is_told_also_where_an_error_is_the_document(
+    call: Call, monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    """A store that went away, disks that cannot be removed, a process that nothing ends: a line each."""
+
+    async def delete(self: FileStore, key: str) -> None:
+        raise Transient("connection refused")
+
+    async def cannot(self: play.Rehearsal) -> None:
+        self.living.append("processes of node-1 survive SIGKILL: 17")
+        await _goes_away(self)
+
+    monkeypatch.setattr(play.Rehearsal, "play", cannot)
+    monkeypatch.setattr(FileStore, "delete", delete)
+    monkeypatch.setattr("syncd.cli.compose.PATIENCE", 0.0)
+    monkeypatch.setattr(scratch_module.shutil, "rmtree", lambda path, ignore_errors: None)
+    opened = chaos.opened
+    monkeypatch.setattr(chaos, "opened", lambda settings, plugins: opened(settings, plugins, patience=0.0))
+    code, out, err = call("--task", "c", "--json")
+    assert code == 75
+    assert json.loads(out)["error"] == "connection refused"
+    lines = err.splitlines()
+    assert "1 objects below c/ are left in the store (connection refused)" in lines
+    assert "processes of node-1 survive SIGKILL: 17" in lines
+    (home,) = scratch.iterdir()
+    assert f"{home} is left: not all of it could be removed" in lines
+
+
+def test_a_signature_in_the_stores_url_is_not_shown(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_store(plugins: object, settings: object) -> FileStore:
+        return FileStore.open(tmp_path / "store")
+
+    async def played(self: play.Rehearsal) -> None:
+        return None
+
+    monkeypatch.setattr("syncd.cli.compose.open_store", open_store)
+    monkeypatch.setattr(play.Rehearsal, "play", played)
+    for form in ((), ("--json",)):
+        code, out, err = call("--store", "other://bucket/x?sig=canary", *form)
+        assert code == 0
+        assert "other://bucket/x" in out + err
+        assert "canary" not in out + err
 
 
 # ---- what cannot be

@@ -16,7 +16,9 @@ import pytest
 
 from syncd.cli import doctor
 from syncd.decide.doctor import QUESTIONS
+from syncd.errors import Transient
 from syncd.local.lock import locked
+from syncd.move.doctor import Doctor
 from syncd.testing.servers import Minio, free_port
 from tests.s3.rights import keys_with
 
@@ -78,7 +80,18 @@ def test_a_directory_has_a_line_for_each_question_and_nothing_is_left(call: Call
 def test_json_has_the_documented_shape(call: Call) -> None:
     code, out, _ = call("--json", "--bytes", "0", "--task", "t")
     document = json.loads(out)
-    assert set(document) == {"version", "store", "task", "exit_code", "verdict", "about", "answers", "left"}
+    assert set(document) == {
+        "version",
+        "store",
+        "task",
+        "exit_code",
+        "verdict",
+        "about",
+        "answers",
+        "left",
+        "not_cleaned",
+    }
+    assert document["not_cleaned"] is None
     assert (document["version"], document["exit_code"], document["task"], document["left"]) == (1, code, "t", [])
     assert document["about"]["kind"] == "directory"
     found = answers(out)
@@ -154,6 +167,17 @@ def test_a_store_that_is_away_is_75(call: Call, monkeypatch: pytest.MonkeyPatch)
     assert out.splitlines()[-1].startswith("the store is away")
     assert "store_away" in err
     assert "canary" not in out + err
+
+
+def test_what_may_be_left_is_told_to_programs_too(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def clean(self: Doctor) -> None:
+        raise Transient("connection refused")
+
+    monkeypatch.setattr(Doctor, "_clean", clean)
+    code, out, _ = call("--json", "--bytes", "0")
+    assert (code, json.loads(out)["not_cleaned"]) == (0, "connection refused")
+    code, out, _ = call("--bytes", "0")
+    assert re.search(r"below file://\S+/-syncd-doctor/\w+/ may still be in the store: connection refused", out)
 
 
 @pytest.mark.slow

@@ -277,8 +277,9 @@ class Tells(Around):
 
         return {key: probe(said) for key, said in self.says.items()}
 
-    async def tidy(self, key: str) -> None:
+    async def tidy(self, key: str) -> bool:
         self.tidied.append(key)
+        return True
 
 
 async def test_what_a_store_tells_of_itself_is_its_answer_and_what_it_may_not_ask_is_none() -> None:

@@ -1,6 +1,7 @@
 """Uploads that are interrupted, damaged, stalled or continued."""
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 from aiohttp.abc import AbstractStreamWriter
+from botocore.session import Session
+from botocore.validate import ParamValidator
 from syncd_s3 import S3Settings
 from syncd_s3.body import RangeBody
 from syncd_s3.client import Client
@@ -503,3 +506,12 @@ async def test_a_part_that_is_stored_under_another_etag_is_not_sent_again(
     assert sent["UploadPart"] == 2
     assert sent["AbortMultipartUpload"] == 0
     assert await store.get("t/file") == content
+
+
+def test_the_rule_that_is_shipped_ends_unfinished_uploads_and_expires_no_object() -> None:
+    """MinIO has no such rules: botocore's model of Amazon's API judges its form."""
+    said = json.loads((Path(__file__).parents[2] / "deploy" / "s3" / "lifecycle.json").read_text())
+    shape = Session().get_service_model("s3").operation_model("PutBucketLifecycleConfiguration").input_shape
+    report = ParamValidator().validate({"Bucket": "b", "LifecycleConfiguration": said}, shape)
+    assert not report.has_errors(), report.generate_report()
+    assert [set(rule) for rule in said["Rules"]] == [{"ID", "Status", "Filter", "AbortIncompleteMultipartUpload"}]
