@@ -573,6 +573,25 @@ async def test_a_node_signals_only_its_own_processes_and_says_how_it_ended(tmp_p
         other.wait()
 
 
+def test_what_a_node_was_sending_when_it_died_is_what_was_seen_and_not_committed(tmp_path: Path) -> None:
+    """In any of its attempts, and under the next name where a name was seen again."""
+    made = Node("node-1", tmp_path / "node-1", {}, [])
+    assert made.cut_off == set()
+    made.events = [
+        {"event": "attempt_begun", "attempt": 1},
+        {"event": "checkpoint_seen", "checkpoint": "checkpoint-1"},
+        {"event": "checkpoint_committed", "checkpoint": "checkpoint-1", "commit": "checkpoint-1"},
+        {"event": "checkpoint_seen", "checkpoint": "checkpoint-2"},
+        {"event": "attempt_begun", "attempt": 3},
+        {"event": "checkpoint_seen", "checkpoint": "checkpoint-2"},
+        {"event": "checkpoint_committed", "checkpoint": "checkpoint-2", "commit": "checkpoint-2"},
+    ]
+    assert made.cut_off == {
+        (1, "checkpoint-2"), (1, "checkpoint-2.2"), (1, "final"),
+        (3, "checkpoint-1"), (3, "checkpoint-2.2"), (3, "final"),
+    }  # fmt: skip
+
+
 def test_a_tail_gives_whole_lines_once_and_passes_over_others(tmp_path: Path) -> None:
     path = tmp_path / "log"
     tail = node.Tail(path)

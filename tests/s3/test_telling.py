@@ -12,6 +12,7 @@ import pytest
 from syncd_s3 import S3Settings
 from syncd_s3.store import S3Store
 
+from syncd.errors import Denied
 from syncd.local.digest import sum_bytes
 from syncd.model.answer import Answer
 from syncd.move import doctor as doctor_module
@@ -85,6 +86,35 @@ async def test_a_real_server_with_all_rights_lacks_nothing_and_nothing_is_left(m
     assert about["large bodies"] == "fast"
     assert minio.secret not in str(about)
     assert minio.key_id not in str(about)
+
+
+async def cut(store: S3Store, key: str) -> None:
+    """An upload of this key that nobody ends, with one part."""
+    where = store.prefix + key
+    begun = await store.client.call("create_multipart_upload", where, Key=where)
+    await store.client.call("upload_part", where, Key=where, UploadId=begun["UploadId"], PartNumber=1, Body=b"x")
+
+
+async def test_what_is_unfinished_of_one_key_is_ended_and_of_no_other(minio: Minio, store: S3Store) -> None:
+    def uploads() -> set[Path]:
+        return {path.parent for path in unfinished(minio)}
+
+    before = uploads()
+    for key in ("a/x", "a/x", "a/xy"):
+        await cut(store, key)
+    assert len(uploads() - before) == 3
+    assert await store.telling.tidy("a/x")
+    assert len(uploads() - before) == 1
+    assert await store.telling.tidy("a/x"), "there is nothing"
+    assert await store.telling.tidy("a/xy")
+    assert uploads() == before
+
+
+@pytest.mark.parametrize("narrowed", [without("s3:AbortMultipartUpload")], indirect=True)
+async def test_what_may_not_be_ended_is_an_error(narrowed: S3Store) -> None:
+    await cut(narrowed, "a/x")
+    with pytest.raises(Denied, match="AbortMultipartUpload"):
+        await narrowed.telling.tidy("a/x")
 
 
 async def through(proxy: FaultProxy, bucket: str) -> S3Store:

@@ -27,7 +27,7 @@ class TestFileStore(StoreSuite):
 async def test_what_is_killed_in_a_write_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until all of it is on disk it has no name, so that a process that is killed leaves nothing to be cleaned up."""
     store = FileStore.open(tmp_path / "store")
-    if not store._nameless:
+    if not store.nameless:
         pytest.skip("this file system has no files without a name (O_TMPFILE)")
     seen: list[list[Path]] = []
     real = os.fsync
