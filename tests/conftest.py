@@ -8,9 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from .canaries import CANARIES, documents, leaks
+from .canaries import CANARIES, SHOWN, leaks, look, look_through, watch
 
 os.environ.update(CANARIES)
+_LOOKED_AT: set[Path] = set()
+"""Directories of tests that are over."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    watch(patch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """I10 for what belongs to no single test: servers and directories of modules and of the session."""
+    yield
+    if found := look_through(tmp_path_factory.getbasetemp(), _LOOKED_AT):
+        pytest.fail(f"I10: a secret is shown: {'; '.join(found)}", pytrace=False)
 
 
 @pytest.fixture
@@ -43,13 +59,16 @@ def pytest_runtest_makereport(
 
 
 def _shown(item: pytest.Item, report: pytest.TestReport) -> list[str]:
-    """Secrets in what was captured of the test, in its failure, and in logs and documents that it left."""
+    """Secrets in what was captured of the test, in its failure, in what it took itself, and in what it leaves."""
     texts = {f"captured {name}": text.encode() for name, text in report.sections}
     texts["the failure"] = report.longreprtext.encode()
-    if report.when == "call":
-        arguments = getattr(item, "funcargs", {})
-        texts |= documents([arguments[name] for name in ("tmp_path", "ram_path") if name in arguments])
-    return leaks(texts)
+    found = leaks(texts) + SHOWN
+    SHOWN.clear()
+    home = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.when == "teardown" and home and home not in _LOOKED_AT:
+        _LOOKED_AT.add(home)
+        found += look_through(home)
+    return list(dict.fromkeys(found))
 
 
 _SUMMARY = pytest.StashKey[dict[str, str]]()
@@ -58,7 +77,13 @@ _SUMMARY = pytest.StashKey[dict[str, str]]()
 @pytest.fixture(scope="session")
 def sum_up(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
     """`sum_up(name, line)`: what a campaign has to say, shown at the end of the run; the last line of each name."""
-    return pytestconfig.stash.setdefault(_SUMMARY, {}).__setitem__
+    lines = pytestconfig.stash.setdefault(_SUMMARY, {})
+
+    def tell(name: str, line: str) -> None:
+        look(f"the summary of {name}", line)
+        lines[name] = line
+
+    return tell
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
