@@ -13,11 +13,14 @@ from syncd.config import Settings
 from syncd.errors import ConfigError, Corrupt, NotFound, UsageError
 from syncd.local.lock import lock_holder, locked
 from syncd.local.place import Place
+from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import Committed
-from syncd.model.names import is_final
+from syncd.model.names import FINAL, is_final
 from syncd.move.objects import read_item
 from syncd.move.overview import TaskView, present_line, read_task
 from syncd.move.restore import fetch
+
+INSTEAD = "restore another one by its name (syncd ls), or give the task up with syncd reset"
 
 
 @verb(
@@ -91,20 +94,34 @@ async def _wanted(parts: Parts, view: TaskView, name: str | None) -> list[Commit
         if line:
             return line
         if view.done:
-            return [await read_item(parts.store, parts.keys, view.done.item(parts.keys.done))]
+            return [await _result(parts, view.done.item(parts.keys.done))]
         raise UsageError(f"{parts.keys.task}: there is no checkpoint in {parts.settings.store}; see 'syncd ls'")
+    if view.done and is_final(name):
+        result = view.done.item(parts.keys.done)
+        if name == result.commit or (name == FINAL and is_final(result.commit)):  # not another's, where it is damaged
+            return [await _result(parts, result)]
     commits = sorted(view.commits.values(), key=lambda found: (found.attempt, found.manifest.number), reverse=True)
     named = [
         found for found in commits if name in (found.manifest.name, found.commit, str(found.item).split(" ", 1)[0])
     ]
-    if view.done and is_final(name):
-        result = view.done.item(parts.keys.done)
-        named.sort(key=lambda found: found.item != result)
     first = [found for found in named if found in line or is_final(found.commit)] or named
     if not first:
+        for attempt in view.attempts:
+            for key, why in attempt.damaged:
+                commit = parts.keys.commit_of(attempt.number, key)
+                if commit is not None and name in (commit, f"attempt-{attempt.number:04}/{commit}"):
+                    raise ConfigError(f"{key}: {why}; {INSTEAD}")
         known = ", ".join(dict.fromkeys(found.manifest.name for found in commits)) or "none"
         raise UsageError(f"{parts.keys.task} has no checkpoint called {name!r}; there are: {known}")
     return first[:1]
+
+
+async def _result(parts: Parts, item: LineItem) -> Committed:
+    """What done.json names. Raises `ConfigError` where it cannot be read."""
+    try:
+        return await read_item(parts.store, parts.keys, item)
+    except (NotFound, Corrupt) as error:
+        raise ConfigError(f"the result of {parts.keys.task} cannot be read: {error}; {INSTEAD}") from None
 
 
 def _print(found: Committed, path: Path, skipped: list[str], *, as_json: bool) -> None:

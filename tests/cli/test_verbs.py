@@ -233,3 +233,34 @@ def test_status_says_how_uploads_travel_and_leaves_out_what_is_not_known() -> No
     whole = {"transfers_at_once": 2, "store_path": "fast", "upload_bytes_per_second": 3 << 20}
     assert _transfers(whole) == "2 at once, fast path, 3.0 MiB a second"
     assert _transfers({"transfers_at_once": 4, "store_path": None, "upload_bytes_per_second": None}) == "4 at once"
+
+
+@pytest.mark.parametrize("damage", ["manifest cut", "manifest gone", "object flipped", "object gone"])
+def test_a_damaged_result_is_told_in_one_line_and_older_ones_can_still_be_restored(
+    call: Call, three: Path, tmp_path: Path, damage: str
+) -> None:
+    (three / "final").mkdir()
+    (three / "final" / "model").write_bytes(b"finished")
+    assert call("run", "--", "true")[0] == 0
+    store = tmp_path / "store" / "t"
+    (manifest,) = store.glob("attempt-*/manifests/final.json")
+    spoilt = manifest if damage.startswith("manifest") else manifest.parents[1] / "final" / "model"
+    if damage.endswith("gone"):
+        spoilt.unlink()
+    else:
+        data = spoilt.read_bytes()
+        spoilt.write_bytes(b"F" + data[1:] if damage.endswith("flipped") else data[:-9])
+    for number, name in enumerate(("final", f"{manifest.parents[1].name}/final")):
+        to = tmp_path / f"to-{number}"
+        code, out, err = call("restore", name, "--to", str(to))
+        told = [line for line in err.splitlines() if line.startswith("syncd: ")]
+        gone = damage == "manifest gone" and "/" in name  # who asks for what nobody committed is told what there is
+        assert (code, out) == (64 if gone else 78, ""), err
+        assert gone or spoilt.relative_to(store).as_posix() in told[-1]
+        assert not (to / "final").exists()
+    code, out, _ = call("restore", "--to", str(tmp_path / "newest"), "--json")
+    assert (code, json.loads(out)["checkpoint"]) == (0, "checkpoint-3")
+    code, out, _ = call("verify", "--deep", "--json")
+    assert code != 0
+    assert any(spoilt.name in problem for problem in json.loads(out)["problems"])
+    assert call("gc")[:2] == (0, "t is done: nothing is deleted; 'syncd reset' gives it up\n")

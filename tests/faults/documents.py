@@ -1,4 +1,7 @@
-"""Valid documents of every kind that syncd reads, and strategies that spoil them: a field, a byte, a shape at a time."""
+"""Valid documents of every kind that syncd reads, and strategies that spoil them: a field, a byte, a shape at a time.
+
+Of what syncd writes, event logs, logs and marks of kept checkpoints are never read back, so none is here.
+"""
 
 import copy
 import json
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from syncd.local.digest import sum_bytes
 from syncd.model import canonical
-from syncd.model.attempt import Claim, DiskAttempt, Done, LineItem, Record, Skipped
+from syncd.model.attempt import Claim, Closed, DiskAttempt, DiskTaken, Done, LineItem, Record, Skipped
 from syncd.model.checkpoint import FileEntry, FileSum, Manifest
 from syncd.model.heartbeat import HeartbeatBody
 from syncd.model.local import ChildMark, Notice, Order, Ready, TrainerState
@@ -33,11 +36,13 @@ NOUNS: dict[str, object] = {
     ),
     "claim": Claim(task="task", attempt=1, node="n", nonce=NONCE, time=1.5, group="job-1"),
     "done": Done(attempt=1, result=str(LineItem(1, "final", DIGEST)), step=7, time=1.5, nonce=NONCE),
+    "closed": Closed(by=2),
     "heartbeat": HeartbeatBody(
         task="task", attempt=1, node="n", session="s", seq=1, time=1.5, interval=30.0, state="training", step=3,
         loss=0.5, durable="checkpoint-1", durable_step=1, durable_at=1.5, store_error="away",
     ),
     "note": DiskAttempt(store="test://store", task="task", attempt=1, nonce=NONCE, disk="1.2", families=("checkpoint-#",)),
+    "taken": DiskTaken(nonce=NONCE, marks={"checkpoint-1": "0" * 16}),
     "ready": Ready(attempt=1, checkpoint="checkpoint-1", step=1, session="s", time=1.5),
     "order": Order(id="a1", action="restart", grace=1.5, life="b.0", time=1.5),
     "trainer": TrainerState(state="running", id="b.0", pid=7, exit_code=0, order="a1", session="s", time=1.5),
@@ -58,7 +63,6 @@ PLAIN: dict[str, bytes] = {
     }).encode(),
     "status": b'{"state": "training", "uploading": "c", "waiting": ["c"], "transfers_at_once": 4, "store_path": "fast", "upload_bytes_per_second": 5, "version": 1}',
     "finished": b'{"time": 1.5}',
-    "events": b'{"event": "checkpoint_seen", "time": 1.5, "checkpoint": "c"}\n',
 }  # fmt: skip
 """Documents that are no nouns of ours: the trainer's, other programs', or of another shape."""
 VALID: dict[str, bytes] = {name: canonical.encode(noun) for name, noun in NOUNS.items()} | PLAIN

@@ -16,17 +16,20 @@ from syncd.local.files import read_noun
 from syncd.local.lock import lock_holder
 from syncd.local.pins import Pins
 from syncd.local.root import Root
+from syncd.local.tree import OWN
 from syncd.model import canonical
-from syncd.model.attempt import Claim, DiskAttempt, Done, parse_item, parse_record
+from syncd.model.attempt import Claim, Closed, DiskAttempt, Done, parse_item, parse_record
 from syncd.model.checkpoint import Manifest, parse_manifest
 from syncd.model.event import silent
 from syncd.model.heartbeat import HeartbeatBody
+from syncd.model.keys import Keys
 from syncd.model.local import ChildMark, Notice, Order, Ready, TrainerState, parse_beat
 from syncd.model.names import check_checkpoint_name, check_path, family, step_of
-from syncd.move.disk import note_path, read_note
+from syncd.move.disk import TAKEN, note_path, read_note, read_taken, write_taken
 from syncd.move.loose import OutputLog
+from syncd.move.objects import Owner
 from syncd.show.status import read_beat
-from tests.faults.documents import NAMES, VALID, spoiled
+from tests.faults.documents import NAMES, NONCE, VALID, spoiled
 from tests.faults.fuzzing import ALL, fuzzed, one_input
 from trainer import contract
 
@@ -38,6 +41,7 @@ STORED: dict[str, Callable[[bytes], object]] = {
     "record": lambda data: parse_record(data, WHERE),
     "claim": lambda data: canonical.decode(data, Claim, WHERE),
     "done": lambda data: canonical.decode(data, Done, WHERE),
+    "closed": lambda data: canonical.decode(data, Closed, WHERE),
     "heartbeat": lambda data: canonical.decode(data, HeartbeatBody, WHERE),
 }
 DISK: dict[str, type] = {
@@ -92,6 +96,23 @@ def test_I9_the_disks_note_is_an_attempt_or_nothing(ram_path: Path) -> None:
             assert note is None or canonical.decode(canonical.encode(note), DiskAttempt, "x") == note
 
     check()
+
+
+def test_what_the_disk_says_is_done_with_is_names_or_nothing(ram_path: Path) -> None:
+    (ram_path / OWN).mkdir()
+    owner = Owner(Keys("task"), 1, NONCE)
+
+    @fuzzed(150)
+    @given(spoiled("taken"))
+    def check(data: bytes) -> None:
+        (ram_path / OWN / TAKEN).write_bytes(data)
+        with one_input("taken"):
+            marks = read_taken(ram_path, owner)
+            assert marks is None or all(isinstance(each, str) for pair in marks.items() for each in pair)
+
+    check()
+    write_taken(ram_path, owner, {})
+    assert read_taken(ram_path, owner) == {}
 
 
 def test_I8_whatever_the_trainer_says_of_its_progress_can_be_told_on(ram_path: Path) -> None:

@@ -31,6 +31,7 @@ KINDS = {
     "task/attempt-0001/resume.json": "record",
     "task/attempt-0001/manifests/checkpoint-1.json": "manifest",
     "task/attempt-0001/manifests/checkpoint-2.json": "manifest",
+    "task/attempt-0001/closed.json": "closed",
     "task/attempt-0002/attempt.json": "claim",
     "task/attempt-0002/resume.json": "record",
     "task/attempt-0002/manifests/checkpoint-3.json": "manifest",

@@ -11,6 +11,9 @@ from syncd.model.attempt import Record, parse_item
 from syncd.model.checkpoint import Manifest
 from syncd.model.keys import MOST_ATTEMPTS, Keys
 from syncd.move.audit import audit
+from syncd.move.own import own, plan_gc
+from syncd.move.retain import carry_out
+from syncd.move.start import AlreadyDone
 from syncd.store.file import FileStore
 from syncd.store.memory import MemoryStore
 from syncd.testing import Node, open_gate, verify
@@ -87,6 +90,86 @@ async def test_what_another_wrote_into_a_claim_or_manifest_is_shown_in_one_print
     for text in found.problems:
         assert text.isprintable() and len(text) <= 520 and r"\x1b[2J\n" in text
         assert text.count(key) <= 1, "the key stands twice"
+
+
+DAMAGES = ("manifest cut", "manifest gone", "object flipped", "object gone")
+
+
+async def with_final(ram_path: Path, *, done: bool) -> Node:
+    """Two commits and a finished model; `done`: it is named as the result."""
+    node = await two_commits(ram_path)
+    (node.root / "final").mkdir()
+    (node.root / "final" / "model").write_bytes(b"finished")
+    if done:
+        assert await node.keeper.finish()
+    else:
+        seen = await node.keeper.root.final()
+        assert seen and await node.keeper.root.pin(seen)
+        assert await node.keeper.push_next()
+    return node
+
+
+def spoil(stored: dict[str, bytes], damage: str) -> str:
+    """Damage the finished model; the key of what was damaged."""
+    what, how = damage.split()
+    key = KEYS.manifest(1, "final") if what == "manifest" else "task/attempt-0001/final/model"
+    if how == "gone":
+        del stored[key]
+    else:
+        stored[key] = stored[key][:-9] if how == "cut" else b"F" + stored[key][1:]
+    return key
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_I5_I7_a_damaged_result_stays_the_result_is_told_and_nothing_more_goes(
+    ram_path: Path, damage: str
+) -> None:
+    node = await with_final(ram_path, done=True)
+    key = spoil(objects(node), damage)
+    before = dict(objects(node))
+    for root in ("a", "b"):
+        with pytest.raises(AlreadyDone):
+            await Node(node.store, ram_path / root).boot()
+    found = await audit(node.store, KEYS, deep=True, gate=open_gate)
+    assert any(key in problem for problem in found.problems), found
+    with pytest.raises(AlreadyDone):
+        await own(node.store, KEYS, node="operator", now=0.0, gate=open_gate)
+    changed = {each for each in before.keys() | objects(node).keys() if before.get(each) != objects(node).get(each)}
+    assert all(each.endswith("/attempt.json") for each in changed), changed
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_I4_I7_a_damaged_finished_model_that_is_no_result_hinders_no_start_and_stays(
+    ram_path: Path, damage: str
+) -> None:
+    node = await with_final(ram_path, done=False)
+    key = spoil(objects(node), damage)
+    left = {each for each in objects(node) if "/final" in each}
+    begun = await Node(node.store, ram_path / "b").boot()
+    assert (begun.attempt, begun.checkpoint) == (2, "checkpoint-2")
+    told = (await audit(node.store, KEYS, deep=True, gate=open_gate)).problems
+    if damage == "manifest cut":
+        assert any(key in problem for problem in told)
+    owner, started = await own(node.store, KEYS, node="operator", now=0.0, gate=open_gate)
+    assert [item.commit for item in started.record.items("record")] == ["checkpoint-2", "checkpoint-1"]
+    await carry_out(node.store, await plan_gc(node.store, owner, started, 2))
+    assert {each for each in objects(node) if "/final" in each} == left
+
+
+@pytest.mark.parametrize("damage", ["manifest cut", "manifest gone"])
+async def test_I2_the_disk_of_a_finished_model_whose_manifest_was_damaged_commits_it_again(
+    ram_path: Path, damage: str
+) -> None:
+    node = await with_final(ram_path, done=False)
+    key = spoil(objects(node), damage)
+    assert (await node.boot()).attempt == 1
+    done = await node.keeper.finish()
+    assert done
+    commit = done.item("done").commit
+    assert commit == "final.2", "rule 9"
+    assert objects(node)[f"task/attempt-0001/{commit}/model"] == b"finished"
+    problems = (await audit(node.store, KEYS, deep=True, gate=open_gate)).problems
+    assert [problem.split(": ")[0] for problem in problems] == ([key] if damage == "manifest cut" else [])
 
 
 def test_a_digest_in_a_line_has_the_form_of_a_digest() -> None:
