@@ -119,6 +119,11 @@ class Keeper:
         if isinstance(found, disk.GoOn):
             await asyncio.to_thread(self.root.place.clear)
             return await self._go_on(found, writer_alive=writer_alive)
+        if found.beside and await at_work(self.store, self.keys, found.beside, self.now()):
+            # Else nodes that start at once, and once more when they are overtaken, would evict each other for ever.
+            raise Superseded(
+                f"attempt {found.beside} has taken over, and is at work; start again when it is silent, or end it"
+            )
         return await self._claim_anew(found.why)
 
     async def overtaken(self, why: str) -> None:

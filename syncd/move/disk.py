@@ -58,9 +58,13 @@ class Overtaken:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAnew:
-    """No attempt, none that recorded a start, or one of another store or task. `why` is for people."""
+    """No attempt, none that recorded a start, or one of another store or task. `why` is for people.
+
+    `beside`: the newer attempt that this disk's gave way to before it recorded anything, None where none did.
+    """
 
     why: str
+    beside: int | None = None
 
 
 def note_path(root: Path) -> Path:
@@ -120,7 +124,9 @@ async def resolve(
     except Corrupt as error:  # what it resumed is not known any more: the next attempt chooses by what is
         return ClaimAnew(str(error))
     if record is None:
-        return ClaimAnew(f"attempt {note.attempt} never started a trainer")
+        newest = (await standing(store, keys)).newest
+        beside = newest if newest > note.attempt else None
+        return ClaimAnew(f"attempt {note.attempt} never started a trainer", beside)
     if not await _is_ours(store, keys, note, record):
         return ClaimAnew(f"attempt {note.attempt} in the store is another's: the store was emptied or replaced")
     now: Standing = await standing(store, keys)
