@@ -25,7 +25,7 @@ from syncd.testing import Fault, FaultProxy, open_gate, s3_error
 from syncd.testing.servers import Minio
 
 from .fakes import FakeGcs, FakeOldRgw, FakeR2, FakeS3, Headers, Reply, opened, refusal
-from .rights import keys_with
+from .rights import keys_with, temporary_keys
 
 
 async def answers(store: Store, largest: int = LARGE) -> tuple[dict[str, Answer], Doctor]:
@@ -178,7 +178,7 @@ async def test_a_link_that_stalls_holds_nobody_up(
 async def test_the_rights_that_the_readme_names_are_enough(minio: Minio, narrowed: S3Store) -> None:
     before = unfinished(minio)
     found, doctor = await answers(narrowed)
-    assert denied(found) == {"keys"}, "such keys have a session token"
+    assert denied(found) == set()
     assert found["versions"].yes is None
     assert "GetBucketVersioning" in found["versions"].said
     assert not doctor.left
@@ -189,7 +189,7 @@ async def test_the_rights_that_the_readme_names_are_enough(minio: Minio, narrowe
 @pytest.mark.slow
 async def test_keys_that_may_not_delete(narrowed: S3Store) -> None:
     found, doctor = await answers(narrowed)
-    assert denied(found) == {"delete", "keys"}
+    assert denied(found) == {"delete"}
     assert "DeleteObject" in found["delete"].said
     assert found["upload"].yes is True
     assert [entry.size for entry in doctor.left] == [0] * len(doctor.left)
@@ -205,7 +205,7 @@ async def test_keys_that_may_not_delete(narrowed: S3Store) -> None:
 async def test_keys_that_may_not_all_of_multipart_uploads(minio: Minio, narrowed: S3Store, right: str) -> None:
     before = unfinished(minio)
     found, doctor = await answers(narrowed)
-    assert denied(found) == {"resume", "keys"}
+    assert denied(found) == {"resume"}
     assert right in found["resume"].said
     assert found["upload"].yes is True
     assert not doctor.left
@@ -217,7 +217,7 @@ async def test_keys_that_may_not_all_of_multipart_uploads(minio: Minio, narrowed
 @pytest.mark.parametrize("narrowed", [("s3:ListBucket", "s3:GetObject")], indirect=True)
 async def test_keys_that_may_only_read(narrowed: S3Store) -> None:
     found, _ = await answers(narrowed)
-    assert denied(found) == {"put", "keys"}
+    assert denied(found) == {"put"}
     assert "PutObject" in found["put"].said
     assert found["clock"].yes is True
 
@@ -232,7 +232,7 @@ async def test_old_versions_that_stay_are_told(minio: Minio, store: S3Store) -> 
 
 
 async def test_keys_of_files_are_renewed_and_temporary_ones_of_variables_are_not(
-    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minio: Minio, store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def asked() -> tuple[Answer, str]:
         opened = await S3Store.open(f"s3://{store.client.place.bucket}/p", S3Settings())
@@ -243,6 +243,10 @@ async def test_keys_of_files_are_renewed_and_temporary_ones_of_variables_are_not
             await opened.aclose()
 
     assert (await asked())[0].yes is True
+    with monkeypatch.context() as temporary:
+        for name, value in temporary_keys(minio).items():
+            temporary.setenv(name, value)
+        assert (await asked())[0].yes is False
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         (tmp_path / name).write_text(os.environ[name])
         monkeypatch.delenv(name)
