@@ -24,7 +24,7 @@ CANARIES = {name: f"canary{secrets.token_hex(12)}" for name in ("HF_TOKEN", "WAN
 """The trainer's own, in the environment of every test and of all that it starts."""
 DOCUMENTS = {"log", "out", "json", "jsonl", "txt"}
 """Suffixes, or whole names, of files that people and machines read: to the end. Of others, weights above all, the beginning."""
-ITS_OWN = {".minio.sys", "credentials", "AWS_SECRET_ACCESS_KEY"}
+ITS_OWN = {".minio.sys", "credentials", "keys", "AWS_SECRET_ACCESS_KEY"}
 """Names that are not looked at: where a server keeps its own secrets, and where a test wrote one."""
 MOST, LARGEST = 100_000, 1 << 30
 """Files and bytes that one look reads; more is a failure, not a pass."""
