@@ -27,6 +27,7 @@ from .test_model import run_lives, run_overlaps, run_steps
 
 Run = Callable[..., None]
 run_few_steps: Run = partial(run_steps, steps=10)
+run_a_sleeper: Run = partial(run_overlaps, sleeper=True)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def starts_without_looking_for_newer_attempts(stack: ExitStack) -> None:
     swap(stack, start, "fence", fence)
 
 
-@without("RECHECK", "I4|I5", run=run_overlaps)
+@without("RECHECK", "I4|I5", run=run_overlaps, seed=20)
 def never_looks_again_at_the_passed(stack: ExitStack) -> None:
     async def appeared(*args: object) -> bool:
         return False
@@ -233,7 +234,7 @@ def deletes_files_first(stack: ExitStack) -> None:
     swap(stack, retain, "carry_out", backwards)
 
 
-@without("GC_AFTER_RECORD", "I1", run=run_overlaps)
+@without("GC_AFTER_RECORD", "I1", run=run_overlaps, seed=2)
 def removes_orphans_before_the_record(stack: ExitStack) -> None:
     put_record = start.put_record
 
@@ -352,7 +353,7 @@ def starts_although_the_task_is_done(stack: ExitStack) -> None:
 # ---- rules that the real code adds
 
 
-@without("CLOSE_BEFORE_DELETE", "DONE", "finish", run=run_overlaps, seed=3)
+@without("CLOSE_BEFORE_DELETE", "DONE", "finish", run=run_a_sleeper, seed=3)
 def deletes_without_closing(stack: ExitStack) -> None:
     async def nobody_ended(store: Store, owner: Owner, attempts: object) -> int:
         return 0
@@ -360,7 +361,7 @@ def deletes_without_closing(stack: ExitStack) -> None:
     swap(stack, retain, "close_lower", nobody_ended)
 
 
-@without("CLOSE_BEFORE_RESULT", "DONE", "finish", run=run_overlaps)
+@without("CLOSE_BEFORE_RESULT", "DONE", "finish", run=run_a_sleeper)
 def names_its_newest_without_closing(stack: ExitStack) -> None:
     async def not_closed(store: Store, owner: Owner) -> None:
         return None

@@ -331,10 +331,12 @@ def run_steps(
     run_state_machine_as_test(machine, settings=settings(options(examples, shrink=shrink), stateful_step_count=steps))
 
 
-def run_overlaps(kinds: frozenset[str], examples: int, *, shrink: bool = True, start: int | None = None) -> None:
+def run_overlaps(
+    kinds: frozenset[str], examples: int, *, sleeper: bool = False, shrink: bool = True, start: int | None = None
+) -> None:
     """Three nodes that overlap, each paused once: what goes wrong between three takes a schedule that chance rarely finds.
 
-    One of them (`stays`) may sleep through all that the others do.
+    `sleeper`: one of them (`stays`) may sleep through all that the others do.
     """
 
     @options(examples, shrink=shrink)
@@ -342,7 +344,7 @@ def run_overlaps(kinds: frozenset[str], examples: int, *, shrink: bool = True, s
         before=st.integers(0, 2),
         acts=st.lists(st.tuples(st.sampled_from(ACTS), PICK, MIDST), min_size=3, max_size=3),
         order=st.permutations(range(3)),
-        stays=st.one_of(st.none(), st.integers(0, 2)),
+        stays=st.one_of(st.none(), st.integers(0, 2)) if sleeper else st.none(),
         after=st.lists(PICK, max_size=2),
         damaged=st.tuples(st.booleans(), st.integers(0, 5)),
     )
@@ -420,7 +422,7 @@ def test_I1_I2_I3_I4_I5_I6_I7_hold_in_any_order_of_nodes_deaths_zombies_and_dama
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_I3_I4_I5_I7_hold_among_three_nodes_that_overlap() -> None:
-    run_overlaps(frozenset({"damage", "finish"}), 3 * HOW_MANY, shrink=SHRINK)
+    run_overlaps(frozenset({"damage", "finish"}), 3 * HOW_MANY, sleeper=True, shrink=SHRINK)
 
 
 @pytest.mark.slow
