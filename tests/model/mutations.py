@@ -361,7 +361,7 @@ def deletes_without_closing(stack: ExitStack) -> None:
     swap(stack, retain, "close_lower", nobody_ended)
 
 
-@without("CLOSE_BEFORE_RESULT", "DONE", "finish", run=run_a_sleeper)
+@without("CLOSE_BEFORE_RESULT", "DONE", "finish")
 def names_its_newest_without_closing(stack: ExitStack) -> None:
     async def not_closed(store: Store, owner: Owner) -> None:
         return None
