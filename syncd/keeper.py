@@ -133,7 +133,9 @@ class Keeper:
         """
         path = self.root.path
         note = disk.read_note(path)
-        ours = {family(name) for name in (*self.root.known, *self.root.refused)} | set(note.families if note else ())
+        pinned = [pin.name for pin in await asyncio.to_thread(self.root.pins.load)]
+        ours = {family(name) for name in (*self.root.known, *self.root.refused, *pinned)}
+        ours |= set(note.families if note else ())
         moved = await self.root.set_aside(lambda seen: family(seen.name) in ours)
         await self.root.clear_pins()
         if note:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from syncd.errors import Superseded
 from syncd.keeper import Begun
 from syncd.model import canonical
 from syncd.model.attempt import Claim, Done, LineItem, Record, parse_item
@@ -45,6 +46,8 @@ class Oracle(Watcher):
     records: dict[int, tuple[tuple[int, str], ...]] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     recorded_at_claim: dict[int, int] = field(default_factory=dict)
+    known_before: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """Of each life: the newest claim, and whether the task was done, when it began."""
     kept: set[tuple[int, str]] = field(default_factory=set)
     done: Done | None = None
     done_when_listed: set[str] = field(default_factory=set)
@@ -83,15 +86,29 @@ class Oracle(Watcher):
         if prefix == KEYS.top and self.done:
             self.done_when_listed.add(life.name)
 
+    def begins(self, life: Life) -> None:
+        self.known_before[life.name] = max(self.owners, default=0), self.done is not None
+
     def begun(self, life: Life, how: Begun) -> None:
-        """The trainer starts (or lives on) from what the disk holds, and that is what the record says."""
-        machine, alive = life.machine, life.machine.training
-        machine.training = True
+        """The trainer starts (or lives on) from what the disk holds: what it last saved there in this attempt, else what
+        the record says."""
+        machine, alive, before = life.machine, life.machine.training, life.machine.state
+        same = machine.attempt == how.attempt
+        machine.training, machine.attempt = True, how.attempt
+        newest, done = self.known_before[life.name]
+        assert not done, f"DONE: {life.name} begins although the task is done"
+        assert newest <= how.attempt, f"I3: {life.name} begins in attempt {how.attempt} after attempt {newest}"
         if alive:
+            assert how.goes_on and same, (
+                f"I4: the trainer of {life.name} lives on in attempt {how.attempt}, not its own"
+            )
             return
         machine.state = machine.read(how.checkpoint) if how.checkpoint else None
         machine.step = machine.state.step if machine.state else 0
-        if how.goes_on:
+        if how.goes_on and same:
+            assert machine.state is before, (
+                f"I4: {life.name} goes on from {how.checkpoint}, but its trainer had saved step {before and before.step} there"
+            )
             return
         line = self.records.get(how.attempt)
         assert line is not None, f"I4: attempt {how.attempt} trains, and recorded nothing"
@@ -99,9 +116,23 @@ class Oracle(Watcher):
             head = self.commits[line[0]]
             assert machine.state is head.save, f"I4: attempt {how.attempt} recorded {line[0]}, the disk holds another"
         elif machine.state:  # local checkpoints of an earlier life that the store knows nothing of
-            assert not any(
-                each.owned and not each.damaged for each in self.commits.values() if not is_final(each.item[1])
+            there = [each for each in self.commits.values() if not is_final(each.item[1])]
+            assert not any(each.owned and not each.damaged for each in there), (
+                f"I4: attempt {how.attempt} recorded a start from zero, the disk holds {how.checkpoint}"
             )
+
+    def refused(self, life: Life, error: Exception) -> None:
+        """A disk that was overtaken (its life has not claimed anew) holds no trainer, and nothing that one would resume."""
+        if not isinstance(error, Superseded) or life.doing != "begin":
+            return
+        machine = life.machine
+        assert not machine.training, f"I3: the trainer of {machine.name} lives on, though it was overtaken"
+        if not life.attempt:
+            mine = max(attempt for attempt in self.records if self.owners[attempt] == machine.name)
+            if self.records[mine] or any(attempt == mine for attempt, _ in self.commits):
+                left = sorted(path.name for path in machine.root.glob("checkpoint-*"))
+                assert not left, f"I4: {machine.name} was overtaken, and {left} are still in sight"
+            machine.state, machine.step = None, 0
 
     def damage(self, key: str) -> None:
         """Somebody spoils a stored object, unseen."""
@@ -115,7 +146,7 @@ class Oracle(Watcher):
     def _claimed(self, life: Life, attempt: int, data: bytes | None, before: bytes | None) -> None:
         assert data, f"I3: {life.name} deleted the claim of attempt {attempt}"
         assert before is None, f"I3: {life.name} claims attempt {attempt}, which has an owner"
-        assert canonical.decode(data, Claim, "claim").node == life.name
+        assert canonical.decode(data, Claim, "claim").node == life.name, f"I3: {life.name} claims for another"
         self.owners[attempt] = life.machine.name
         self.recorded_at_claim[attempt] = max((each for each in self.records if each < attempt), default=0)
 
@@ -144,9 +175,10 @@ class Oracle(Watcher):
         return set(self.commits[line[0]].save.past) if line else set()
 
     def _nothing_lost(self, attempt: int) -> None:
-        """I5, I7: what an owner had committed before is in what is resumed, but for what its own trainer went back behind."""
-        if self.damages >= 2:
-            return  # as many unnoticed damages as checkpoints kept: the bound that DESIGN.md states
+        """I5, I7: what an owner had committed before is in what is resumed, but for what its own trainer went back behind.
+
+        Fewer are damaged than are kept: the bound that DESIGN.md states.
+        """
         past = self._past(self.records[attempt])
         for each in self.commits.values():
             owed = each.owned and not each.damaged and each.item[0] < attempt and not is_final(each.item[1])
@@ -160,6 +192,7 @@ class Oracle(Watcher):
         or was left behind itself."""
         return any(
             not is_final(each.item[1])
+            and each.save.number > old.save.number
             and (each.item[0], each.manifest.number) > (old.item[0], old.manifest.number)
             and (each.item[0] == old.item[0] or old.save in self._past(self.records[each.item[0]]))
             and old.save not in each.save.past
@@ -186,6 +219,12 @@ class Oracle(Watcher):
         save = self.world.save_of(contents, key) if contents else self.world.nothing
         numbers = [each.manifest.number for each in self.commits.values() if each.item[0] == attempt]
         assert manifest.number not in numbers, f"I1: two commits of attempt {attempt} have number {manifest.number}"
+        for each in self.commits.values():  # what is committed later counts as newer
+            if each.item[0] == attempt and contents and not is_final(manifest.commit) and not is_final(each.item[1]):
+                right = (each.manifest.number < manifest.number) == (each.save.number < save.number)
+                assert right or each.save is save, (
+                    f"I4: attempt {attempt} commits {each.item[1]} and {manifest.commit} the wrong way round"
+                )
         self.commits[attempt, manifest.commit] = Commit(manifest, save, not claims, late)
 
     def _stored(self, key: str, data: bytes | None, before: bytes | None) -> None:

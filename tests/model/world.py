@@ -60,8 +60,14 @@ class Watcher:
     def listed(self, life: "Life", prefix: str) -> None:
         """`life` has just listed `prefix`."""
 
+    def begins(self, life: "Life") -> None:
+        """`life` is about to begin: it has seen nothing yet."""
+
     def begun(self, life: "Life", how: Begun) -> None:
         """`life` may start its trainer, or leave the one that lives."""
+
+    def refused(self, life: "Life", error: Exception) -> None:
+        """What `life` was doing ended so; its trainer is as the daemon left it."""
 
 
 class Gated:
@@ -160,11 +166,12 @@ class Save:
 
 @dataclass
 class Machine:
-    """A disk, a trainer that lives on it or not, and what it trains from."""
+    """A disk, a trainer that lives on it or not, in which attempt it started, and what it trains from."""
 
     world: "World"
     name: str
     training: bool = False
+    attempt: int = 0
     state: Save | None = None
     step: int = 0
 
@@ -199,9 +206,15 @@ class Machine:
             self.write(path, self.state)
 
     def rotate(self) -> None:
-        """The trainer deletes its oldest checkpoint but one."""
-        found = sorted(self.root.glob("checkpoint-*"), key=lambda path: (path / "model.bin").stat().st_mtime_ns)
+        """The trainer deletes its oldest checkpoint but one: what was restored is older than what it saved since."""
+        found = sorted(self.root.glob("checkpoint-*"), key=lambda path: self.read(path.name).number)
         for path in found[:-1][:1]:
+            shutil.rmtree(path)
+
+    def lose(self) -> None:
+        """The trainer dies, and the disk loses all checkpoints."""
+        self.training, self.state, self.step = False, None, 0
+        for path in self.root.glob("checkpoint-*"):
             shutil.rmtree(path)
 
     def read(self, name: str) -> Save:
@@ -261,6 +274,7 @@ class Life:
             result = task.result()
         except (SyncdError, AlreadyDone) as error:
             self.over = f"{type(error).__name__}: {error}"
+            self.world.watcher.refused(self, error)
             self.machine.training = False
             return
         if self.doing == "begin":
@@ -278,6 +292,7 @@ class Life:
         writer_alive = self.machine.training
         self.machine.root.mkdir(exist_ok=True)
         self.keeper.root.place.make()
+        self.world.watcher.begins(self)
         self.start("begin", self.keeper.begin(writer_alive=writer_alive, end_writer=end_writer))
 
     def push(self) -> None:

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from syncd.errors import ConfigError, Corrupt, Exists, Superseded
 from syncd.model import canonical
@@ -216,6 +217,26 @@ async def test_I5_a_damaged_checkpoint_means_the_next_older_one(ram_path: Path, 
     assert not (second.root / "checkpoint-2").exists()
 
 
+@pytest.mark.parametrize("keep", [2, 3])
+async def test_I5_as_many_silent_damages_as_are_kept_lose_and_one_less_does_not(ram_path: Path, keep: int) -> None:
+    """The bound that DESIGN.md states."""
+    store = MemoryStore()
+    node = Node(store, ram_path / "a", keep=keep)
+    await node.boot()
+    for step in (1, 2, 3, 4):
+        node.save(step)
+        await node.push_all()
+    oldest = 5 - keep
+    for step in range(oldest + 1, 5):
+        store.objects[f"task/attempt-0001/checkpoint-{step}/model.bin"] = b"damaged"
+    last = f"task/attempt-0001/checkpoint-{oldest}/model.bin"
+    whole, store.objects[last] = store.objects[last], b"damaged"
+    assert (await Node(store, ram_path / "b").boot()).checkpoint is None
+    store.objects[last] = whole
+    del store.objects["task/attempt-0002/resume.json"]
+    assert (await Node(store, ram_path / "c").boot()).checkpoint == f"checkpoint-{oldest}"
+
+
 async def test_I5_a_line_that_cannot_be_read_is_never_a_start_from_zero(ram_path: Path) -> None:
     store = MemoryStore()
     await two_commits(store, ram_path)
@@ -329,6 +350,20 @@ async def test_I7_retention_keeps_two_of_the_line_and_local_deletes_delete_nothi
         await node.push_all()
     left = [key for key in store.objects if "/manifests/" in key]
     assert sorted(key.rsplit("/", 1)[-1] for key in left) == ["checkpoint-3.json", "checkpoint-4.json"]
+    await verify(store)
+
+
+async def test_I7_retention_leaves_a_commit_whose_own_manifest_marks_it(ram_path: Path) -> None:
+    store = MemoryStore()
+    node = await two_commits(store, ram_path)
+    marked = (await read_commits(store, KEYS, 1)).good[0].manifest
+    key = KEYS.manifest(1, marked.commit)
+    store.objects[key] = canonical.encode(replace(marked, kept=True))
+    for step in (3, 4, 5):
+        node.save(step)
+        await node.push_all()
+    left = [each.commit for each in (await read_commits(store, KEYS, 1)).good]
+    assert left == ["checkpoint-1", "checkpoint-4", "checkpoint-5"]
     await verify(store)
 
 

@@ -288,6 +288,18 @@ async def test_the_zombies_disk_is_free_once_and_its_own_kinds_are_set_aside(ram
     assert (begun.attempt, begun.checkpoint) == (3, "checkpoint-2")
 
 
+async def test_what_a_zombies_daemon_had_only_pinned_is_set_aside_too(ram_path: Path) -> None:
+    store = MemoryStore()
+    zombie = await trained(store, ram_path / "a")
+    zombie.save(1)
+    await zombie.keeper.root.look()
+    await Node(store, ram_path / "b").boot()
+    with pytest.raises(Superseded):
+        await Node(store, ram_path / "a").boot()
+    assert not list(zombie.root.glob("checkpoint-*"))
+    assert len(list((zombie.root / ".syncd" / "quarantine").iterdir())) == 1
+
+
 async def test_I3_a_reset_that_was_overtaken_deletes_nothing_of_its_successor(ram_path: Path) -> None:
     store = MemoryStore()
     await trained(store, ram_path / "a", 1)
