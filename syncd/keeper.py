@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from syncd.decide.push import ahead, triage
+from syncd.decide.push import ahead, behind, triage
 from syncd.errors import Corrupt, Denied, NotFound, Refused, Superseded, Torn, Unreadable
 from syncd.local.cache import drop_pages
 from syncd.local.completion import State
@@ -85,8 +85,10 @@ class Keeper:
     trouble: Trouble = field(init=False)
     """Is told how the writing of notes went."""
     _taken: dict[str, str] = field(default_factory=dict, init=False)
-    _noted: dict[str, str] = field(default_factory=dict, init=False)
-    """What of `_taken` is on the disk."""
+    _left: frozenset[str] = field(default=frozenset(), init=False)
+    """Names that the trainer went back behind, as far as commits told."""
+    _noted: tuple[dict[str, str], frozenset[str]] | None = field(default=None, init=False)
+    """What of both is on the disk."""
     _noting: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _warm: str | None = field(default=None, init=False)
     _may_not_delete: bool = field(default=False, init=False)
@@ -175,7 +177,7 @@ class Keeper:
         await self._recognise()
         if not writer_alive:
             return await self.resume_point("same disk, same attempt")
-        newest = await self.root.newest(writer_gone=False, families=self._kinds)
+        newest = await self._newest_here(writer_gone=False)
         return self._begun(newest, "same disk, same attempt")
 
     async def _take_up(self, found: disk.GoOn) -> None:
@@ -192,12 +194,12 @@ class Keeper:
         self.root.waiting.clear()
         await self.root.clear_pins()
         await asyncio.to_thread(disk.write_note, self.root.path, self.store_url, self.owner, families=self._families)
-        self._noted = {}
+        self._noted = None
         await self._take({})
 
     async def lost(self) -> bool:
         """Whether no local checkpoint of this attempt's is left, though its line has some."""
-        return bool(self.line) and await self.root.newest(writer_gone=True, families=self._kinds) is None
+        return bool(self.line) and await self._newest_here() is None
 
     @property
     def _kinds(self) -> set[str]:
@@ -214,7 +216,20 @@ class Keeper:
             while self.root.waiting:
                 await self.push_next()
             return await self._claim_anew("this disk lost its checkpoints")
-        return self._begun(await self.root.newest(writer_gone=True, families=self._kinds), how)
+        return self._begun(await self._newest_here(), how)
+
+    async def _newest_here(self, *, writer_gone: bool = True) -> Seen | None:
+        """The newest of this disk, in the order of saves, as far as commits and pins tell it: steps would prefer a branch that
+        the trainer went back behind."""
+        pins = [(pin.name, pin.step) for pin in self.root.waiting]
+        left = self._left - {name for name, _ in pins} | behind([*self._saves, *pins])
+        return await self.root.newest(writer_gone=writer_gone, families=self._kinds, without=left)
+
+    @property
+    def _saves(self) -> list[tuple[str, int | None]]:
+        """Name and step of what is committed, in the order of saves, after what was restored."""
+        stored = [each for each in (self.restored, *self.commits) if each and not is_final(each.commit)]
+        return [(each.manifest.name, each.manifest.step) for each in stored]
 
     def _begun(self, newest: Seen | None, how: str) -> Begun:
         assert self.owner
@@ -226,7 +241,7 @@ class Keeper:
         note = disk.read_note(self.root.path)
         foreign = note is not None and (note.store, note.task) != (self.store_url, self.keys.task)
         self.commits, self.restored, self.record, self._families, self._taken = [], None, None, set(), {}
-        self._noted = {}
+        self._left, self._noted = frozenset(), None
         self.owner = await claim(
             self.store, self.keys, node=self.node, now=self.now(), group=self.group, single_writer=self.single_writer
         )
@@ -306,7 +321,8 @@ class Keeper:
             stored.setdefault(self.restored.manifest.name, self.restored)
         newest = self.newest.manifest if self.newest else None
         taken = await asyncio.to_thread(disk.read_taken, self.root.path, self.owner)
-        self._taken = self._noted = taken or {}
+        self._taken, self._left = (dict(taken.marks), frozenset(taken.left)) if taken else ({}, frozenset())
+        self._noted = (self._taken, self._left)
         done = dict[str, Fingerprint]()
         for seen in await self.root.scan():
             twin = stored.get(seen.name)
@@ -322,15 +338,16 @@ class Keeper:
         """Note on the disk what is done with: stored, or passed over. Before its pin goes."""
         assert self.owner
         async with self._noting:  # a look and a push may both have something to note
-            taken = self._taken = self._taken | {name: mark(content) for name, content in done.items()}
-            if taken == self._noted:
+            self._taken = self._taken | {name: mark(content) for name, content in done.items()}
+            taken, left = self._taken, self._left
+            if (taken, left) == self._noted:
                 return
             try:
-                await asyncio.to_thread(disk.write_taken, self.root.path, self.owner, taken)
+                await asyncio.to_thread(disk.write_taken, self.root.path, self.owner, taken, left)
             except OSError as error:  # their pins must go all the same: they may be what fills the disk
                 self.trouble.failed("taken", error)
             else:
-                self._noted = taken
+                self._noted = (taken, left)
                 self.trouble.worked("taken")
 
     # ---- push
@@ -391,6 +408,7 @@ class Keeper:
     async def _committed(self, pin: Pin, found: Committed, began: float) -> None:
         """Cut short between commit and letting go, the pin would be in no list, and stay for good."""
         self.commits.append(found)
+        self._left = self._left - {pin.name} | behind(self._saves)
         await self._take({pin.name: fingerprint(pin.files)})
         await self.root.let_go(pin)
         if self._warm not in (None, pin.name):

@@ -101,6 +101,25 @@ def ahead(name: str, step: int | None, newest: str, newest_step: int | None) -> 
     return name == newest or (step or 0) > (newest_step or 0)
 
 
+def behind(saves: Sequence[tuple[str, int | None]]) -> set[str]:
+    """The names that a trainer went back behind. `saves`: name and step of each, in the order in which they were made.
+
+    Once it has gone back, what has a higher step than its newest save is of a branch that it left; but for names that it has
+    saved again since.
+
+    >>> sorted(behind([("c-1", 1), ("c-2", 2), ("c-3", 3), ("c-2", 2)])), behind([("c-1", 1), ("c-2", 2)])
+    (['c-3'], set())
+    """
+    left: set[str] = set()
+    known: dict[str, int | None] = {}
+    for name, step in saves:
+        left.discard(name)
+        if step is not None:
+            left |= {other for other, there in known.items() if there is not None and there > step and other != name}
+        known[name] = step
+    return left
+
+
 def relieve(lacking: int, held: Sequence[int]) -> list[int]:
     """Which pins to let go (their places in `held`) so that `lacking` bytes become free; none where none are lacking.
 

@@ -266,10 +266,13 @@ class Root:
         for pin in await asyncio.to_thread(self.pins.load):
             await self.let_go(pin)
 
-    async def newest(self, *, writer_gone: bool, families: Set[str] = frozenset()) -> Seen | None:
+    async def newest(
+        self, *, writer_gone: bool, families: Set[str] = frozenset(), without: Set[str] = frozenset()
+    ) -> Seen | None:
         """The newest complete checkpoint: what a trainer that starts now will resume.
 
         Of `families` (kinds of names) where any are given: other directories with a marker are no checkpoints of its.
+        `without`: names that count only where their content is new.
         """
         seen = [
             each
@@ -277,6 +280,7 @@ class Root:
             if each.complete(writer_gone=writer_gone)
             and each.name != FINAL
             and (not families or family(each.name) in families)
+            and not (each.name in without and self.known.get(each.name) == each.fingerprint)
         ]
         return max(seen, key=lambda each: (each.verdict.step or 0, each.written), default=None)
 

@@ -133,9 +133,10 @@ class DiskTaken(Struct, frozen=True, kw_only=True):
     """`.syncd/taken.json`: which content the attempt of this nonce has done with, stored or passed over, by its name.
 
     `marks`: what the directory looked like (`tree.mark`). The store tells only of what it still has, and a clock that
-    was set back would tell a new save from an old one wrongly.
+    was set back would tell a new save from an old one wrongly. `left`: names of these that the trainer went back behind.
     """
 
     version: Literal[1] = 1
     nonce: Nonce
     marks: dict[str, str]
+    left: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """What this disk may do: go on with its attempt, stop because it was overtaken, or claim anew."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,20 +93,21 @@ def write_note(
     write_small(note_path(root), canonical.encode(note), 0o600)
 
 
-def read_taken(root: Path, owner: Owner) -> dict[str, str] | None:
-    """What the attempt has done with, by name; None where nothing tells."""
+def read_taken(root: Path, owner: Owner) -> DiskTaken | None:
+    """What the attempt has done with; None where nothing tells."""
     data = read_small(root / OWN / TAKEN)
     try:
         found = None if data is None else canonical.decode(data, DiskTaken, TAKEN)
     except Corrupt:
         return None
-    return dict(found.marks) if found and found.nonce == owner.nonce else None
+    return found if found and found.nonce == owner.nonce else None
 
 
-def write_taken(root: Path, owner: Owner, marks: Mapping[str, str]) -> None:
+def write_taken(root: Path, owner: Owner, marks: Mapping[str, str], left: Set[str]) -> None:
     """Keep it: of directories that are still there, since there is no end of saves."""
     there = {name: each for name, each in marks.items() if (root / name).is_dir()}
-    write_small(root / OWN / TAKEN, canonical.encode(DiskTaken(nonce=owner.nonce, marks=there)), 0o600)
+    said = DiskTaken(nonce=owner.nonce, marks=there, left=tuple(sorted(left & there.keys())))
+    write_small(root / OWN / TAKEN, canonical.encode(said), 0o600)
 
 
 async def resolve(

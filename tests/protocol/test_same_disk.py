@@ -415,3 +415,57 @@ async def test_a_pin_that_cannot_be_removed_keeps_no_checkpoint_from_being_seen(
     fails = False
     await root.look()
     assert not left[0].exists(), "it goes once the disk lets it"
+
+
+@pytest.mark.parametrize("pushed", [True, False])
+@pytest.mark.parametrize("to", [1, 2])
+async def test_I4_a_trainer_that_went_back_behind_several_saves_goes_on_from_its_newest(
+    ram_path: Path, pushed: bool, to: int
+) -> None:
+    store = MemoryStore()
+    node = Node(store, ram_path / "a", keep=9)
+    await node.boot()
+    for step in (1, 2, 3, 4):
+        node.save(step)
+        await node.push_all()
+    node.save(to, lineage="went back")
+    if pushed:
+        await node.push_all()
+    else:
+        await node.keeper.root.look(writer_gone=True)
+    assert (await node.boot()).checkpoint == f"checkpoint-{to}"
+    node.save(to + 1, lineage="went back")
+    await node.push_all()
+    assert (await node.boot()).checkpoint == f"checkpoint-{to + 1}"
+    assert (await Node(store, ram_path / "b", keep=9).boot()).step == to + 1
+
+
+async def test_a_save_that_no_daemon_saw_counts_though_its_name_was_left_behind(ram_path: Path) -> None:
+    store = MemoryStore()
+    node = Node(store, ram_path / "a", keep=9)
+    await node.boot()
+    for step in (1, 2, 3):
+        node.save(step)
+        await node.push_all()
+    node.save(1, lineage="went back")
+    await node.push_all()
+    node.save(3, lineage="went back")
+    assert (await node.boot()).checkpoint == "checkpoint-3"
+
+
+async def test_I4_what_was_left_behind_stays_so_when_its_commit_has_left_the_store(ram_path: Path) -> None:
+    store = MemoryStore()
+    node = Node(store, ram_path / "a", keep=2)
+    await node.boot()
+    for step in (1, 2, 3, 4, 5):
+        node.save(step)
+        await node.push_all()
+    for step in (1, 2, 3):
+        node.save(step, lineage="went back")
+        await node.push_all()
+    assert "checkpoint-5" not in {each.manifest.name for each in (await read_commits(store, KEYS, 1)).good}
+    for _ in range(2):
+        assert (await node.boot()).checkpoint == "checkpoint-3"
+    node.save(5, lineage="went back")
+    await node.push_all()
+    assert (await node.boot()).checkpoint == "checkpoint-5", "it is saved anew"
