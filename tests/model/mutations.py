@@ -338,7 +338,15 @@ def replaces_the_result(stack: ExitStack) -> None:
 
 @without("KEEP_FINALS", "DONE", "finish")
 def deletes_finals_of_others(stack: ExitStack) -> None:
+    """Closing, which the protocol's model has not, covers it too: so it is left out for finals."""
+    close_own = close.close_own
+
+    async def only_without_final(store: Store, owner: Owner) -> None:
+        if not any(is_final(found.commit) for found in (await objects.read_commits(store, owner.keys, owner.attempt)).good):
+            await close_own(store, owner)
+
     swap(stack, decide_retain, "is_final", lambda commit: False)
+    swap(stack, keeper, "close_own", only_without_final)
 
 
 @without("DONE_STOPS", "DONE", "finish")
@@ -412,7 +420,7 @@ def goes_on_although_it_was_overtaken(stack: ExitStack) -> None:
 
 @without("DISK_RESUMES_NEWEST", "I4", run=run_lives)
 def goes_on_from_the_oldest_on_the_disk(stack: ExitStack) -> None:
-    async def oldest(root: Root, *, writer_gone: bool, families: object = ()) -> Seen | None:
+    async def oldest(root: Root, *, writer_gone: bool, **which: object) -> Seen | None:
         whole = [seen for seen in await root.scan() if seen.complete(writer_gone=writer_gone) and seen.name != FINAL]
         return min(whole, key=lambda seen: seen.verdict.step or 0, default=None)
 
