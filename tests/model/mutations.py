@@ -342,7 +342,9 @@ def deletes_finals_of_others(stack: ExitStack) -> None:
     close_own = close.close_own
 
     async def only_without_final(store: Store, owner: Owner) -> None:
-        if not any(is_final(found.commit) for found in (await objects.read_commits(store, owner.keys, owner.attempt)).good):
+        if not any(
+            is_final(found.commit) for found in (await objects.read_commits(store, owner.keys, owner.attempt)).good
+        ):
             await close_own(store, owner)
 
     swap(stack, decide_retain, "is_final", lambda commit: False)
@@ -449,11 +451,3 @@ def leaves_the_checkpoints_of_a_disk_that_was_overtaken(stack: ExitStack) -> Non
         return []
 
     swap(stack, Keeper, "overtaken", leaves_them)
-
-
-@without("SET_ASIDE_FIRST", "I4", "restart", "kill", "damage", seed=2)
-def leaves_what_is_not_of_the_line_in_sight(stack: ExitStack) -> None:
-    async def leaves(one: Keeper, restored: object, *, foreign: bool) -> None:
-        return None
-
-    swap(stack, Keeper, "_clear", leaves)

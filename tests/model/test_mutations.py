@@ -1,7 +1,7 @@
 """The test of the test: each rule, taken out of the real code, is missed by the model within so many examples.
 
 Rules of DESIGN.md that chance does not miss in reasonable time have tests of their own: a disk of another store or task
-and a copied one (`tests/protocol/test_same_disk.py`); a commit's own mark (`tests/protocol/test_rules.py`).
+and a copied one, and that what is not of the line is set aside before the record (`tests/protocol/test_same_disk.py`); a commit's own mark (`tests/protocol/test_rules.py`).
 """
 
 import os
@@ -22,7 +22,7 @@ PROTOCOL = {
 """The rules of the protocol for tasks of one node, by the names that its model gives them."""
 ADDED = {
     "CLOSE_BEFORE_DELETE", "CLOSE_BEFORE_RESULT", "CLOSED_IS_OVER", "MARKS_KEEP", "NUMBER_WITH_PIN", "ROOM",
-    "PASSED_OVER_STAYS", "DISK_ASKS", "DISK_RESUMES_NEWEST", "ZOMBIE_ENDS_TRAINER", "ZOMBIE_SETS_ASIDE", "SET_ASIDE_FIRST",
+    "PASSED_OVER_STAYS", "DISK_ASKS", "DISK_RESUMES_NEWEST", "ZOMBIE_ENDS_TRAINER", "ZOMBIE_SETS_ASIDE",
 }  # fmt: skip
 """Those that DESIGN.md adds."""
 

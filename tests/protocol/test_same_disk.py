@@ -18,7 +18,7 @@ from syncd.move.objects import read_commits, read_record
 from syncd.move.own import reset
 from syncd.store import Store
 from syncd.store.memory import MemoryStore
-from syncd.testing import Node, NodeDied, SlowStore, verify
+from syncd.testing import CrashingStore, Node, NodeDied, SlowStore, verify
 from syncd.testing.stores import Around
 
 KEYS = Keys("task")
@@ -469,3 +469,28 @@ async def test_I4_what_was_left_behind_stays_so_when_its_commit_has_left_the_sto
     node.save(5, lineage="went back")
     await node.push_all()
     assert (await node.boot()).checkpoint == "checkpoint-5", "it is saved anew"
+
+
+async def test_I4_a_death_at_any_point_of_a_start_leaves_nothing_in_sight_that_is_not_of_the_line(
+    ram_path: Path,
+) -> None:
+    """What a disk has of another task is set aside before the record: after it, the disk's newest would be resumed."""
+    at = 0
+    while True:
+        store, home = MemoryStore(), ram_path / str(at)
+        first = Node(store, home / "a")
+        await first.boot()
+        first.save(3)
+        await first.push_all()
+        other = Node(store, home / "b", task="other")
+        await other.boot()
+        other.save(9)
+        await other.push_all()
+        try:
+            await Node(CrashingStore(store, at=at, late=True), home / "b").boot()
+        except NodeDied:
+            at += 1
+        else:
+            break
+        assert (await Node(store, home / "b").boot()).checkpoint == "checkpoint-3"
+    assert at >= 2, "claim and record"
