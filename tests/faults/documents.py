@@ -42,7 +42,7 @@ NOUNS: dict[str, object] = {
         loss=0.5, durable="checkpoint-1", durable_step=1, durable_at=1.5, store_error="away",
     ),
     "note": DiskAttempt(store="test://store", task="task", attempt=1, nonce=NONCE, disk="1.2", families=("checkpoint-#",)),
-    "taken": DiskTaken(nonce=NONCE, marks={"checkpoint-1": "0" * 16}),
+    "taken": DiskTaken(nonce=NONCE, marks={"checkpoint-1": "0" * 16}, left=("checkpoint-1",)),
     "ready": Ready(attempt=1, checkpoint="checkpoint-1", step=1, session="s", time=1.5),
     "order": Order(id="a1", action="restart", grace=1.5, life="b.0", time=1.5),
     "trainer": TrainerState(state="running", id="b.0", pid=7, exit_code=0, order="a1", session="s", time=1.5),

@@ -107,12 +107,17 @@ def test_what_the_disk_says_is_done_with_is_names_or_nothing(ram_path: Path) -> 
     def check(data: bytes) -> None:
         (ram_path / OWN / TAKEN).write_bytes(data)
         with one_input("taken"):
-            marks = read_taken(ram_path, owner)
-            assert marks is None or all(isinstance(each, str) for pair in marks.items() for each in pair)
+            taken = read_taken(ram_path, owner)
+            if taken:
+                assert all(isinstance(each, str) for pair in taken.marks.items() for each in pair)
+                assert all(isinstance(each, str) for each in taken.left)
 
     check()
-    write_taken(ram_path, owner, {})
-    assert read_taken(ram_path, owner) == {}
+    (ram_path / "there").mkdir()
+    write_taken(ram_path, owner, {"there": "1", "gone": "2"}, {"there", "gone"})
+    taken = read_taken(ram_path, owner)
+    assert taken
+    assert (taken.marks, taken.left) == ({"there": "1"}, ("there",))
 
 
 def test_I8_whatever_the_trainer_says_of_its_progress_can_be_told_on(ram_path: Path) -> None:
