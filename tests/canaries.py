@@ -86,7 +86,10 @@ def _is_document(path: Path) -> bool:
 def _pieces(path: Path) -> Iterator[bytes]:
     """A file's bytes, each piece with the end of the one before it; none of what is no file, or has just gone."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode):
+            return
+        if about.st_size > LARGEST and about.st_blocks * 512 < about.st_size // 2:  # a hole says nothing
             return
         with path.open("rb") as file:
             kept = b""

@@ -5,6 +5,7 @@ import contextlib
 import re
 import socket
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -83,6 +84,7 @@ class FaultProxy:
         self.closing = False
         self.port = port
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: weakref.WeakSet[asyncio.WriteTransport] = weakref.WeakSet()
 
     @property
     def endpoint(self) -> str:
@@ -101,12 +103,16 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for transport in list(self._transports):
+            transport.abort()  # one that was closed waits until its peer has taken the rest
         await self._server.wait_closed()
+        await asyncio.sleep(0)  # callbacks close their sockets
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)
+        self._transports.add(writer.transport)
         number, self.connections = self.connections, self.connections + 1
         try:
             with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -125,6 +131,7 @@ class FaultProxy:
             await _answer(reader, writer, fault.answer)
         else:
             out, into = await asyncio.open_connection(self.host, self.to, limit=CHUNK)
+            self._transports.add(into.transport)
             try:
                 there = self._pass(reader, into, "there", fault, (writer, into))
                 back = self._pass(out, writer, "back", fault, (writer, into))

@@ -14,7 +14,7 @@ from .kill.places import bucket, directory
 from .kill.scenes import SCENES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-KILLS, MOST = 6, 12
+KILLS, MOST = 3, 12
 CHANGING = {
     "write", "writev", "pwrite64", "pwritev", "pwritev2", "fsync", "fdatasync", "sync_file_range", "syncfs", "rename",
     "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir",

