@@ -15,6 +15,7 @@ from syncd.local.lock import lock_holder, locked
 from syncd.local.place import Place
 from syncd.model.attempt import LineItem
 from syncd.model.checkpoint import Committed
+from syncd.model.keys import attempt_name
 from syncd.model.names import FINAL, is_final
 from syncd.move.objects import read_item
 from syncd.move.overview import TaskView, present_line, read_task
@@ -109,7 +110,7 @@ async def _wanted(parts: Parts, view: TaskView, name: str | None) -> list[Commit
         for attempt in view.attempts:
             for key, why in attempt.damaged:
                 commit = parts.keys.commit_of(attempt.number, key)
-                if commit is not None and name in (commit, f"attempt-{attempt.number:04}/{commit}"):
+                if commit is not None and name in (commit, f"{attempt_name(attempt.number)}/{commit}"):
                     raise ConfigError(f"{key}: {why}; {INSTEAD}")
         known = ", ".join(dict.fromkeys(found.manifest.name for found in commits)) or "none"
         raise UsageError(f"{parts.keys.task} has no checkpoint called {name!r}; there are: {known}")

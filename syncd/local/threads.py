@@ -17,12 +17,7 @@ async def to_its_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     A thread cannot be cancelled, and whoever closes a descriptor under it sends its bytes into the next file that gets
     that number.
     """
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await outlast(running)
-        raise
+    return await whole(asyncio.to_thread(work, *args, **kwargs))
 
 
 async def whole(work: Coroutine[Any, Any, T]) -> T:

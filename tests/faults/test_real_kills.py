@@ -33,38 +33,30 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
         yield server
 
 
-@pytest.mark.parametrize("store", ["file", "minio"])
-async def test_I1_I3_I4_I5_I7_a_process_killed_at_any_syscall_loses_and_tears_nothing(
-    store: str,
-    ram_path: Path,
-    rng: random.Random,
-    request: pytest.FixtureRequest,
-    sum_up: Callable[[str, str], None],
-) -> None:
+@pytest.fixture(params=["file", "minio"])
+def campaign(ram_path: Path, request: pytest.FixtureRequest) -> Campaign:
+    """Over one store, without notes."""
     if strace() is None:
         skip("strace", "apt-get install strace, and the right to trace")
     place = directory
-    if store == "minio":
+    if request.param == "minio":
         request.getfixturevalue("as_operator")
         place = bucket(request.getfixturevalue("minio"), "kills")
-    campaign = Campaign(ram_path, {store: place}, Notes(None))
+    return Campaign(ram_path, {request.param: place}, Notes(None))
+
+
+async def test_I1_I3_I4_I5_I7_a_process_killed_at_any_syscall_loses_and_tears_nothing(
+    campaign: Campaign, rng: random.Random, sum_up: Callable[[str, str], None]
+) -> None:
+    (store,) = campaign.places
     await campaign.some_points(int(os.environ.get("SYNCD_TEST_KILLS") or KILLS), rng, MOST)
     print(summary(campaign.notes))
     sum_up(f"kills {store}", f"{campaign.notes.kills} kill points of real processes, {store} store, by strace")
     assert campaign.notes.wrong == []
 
 
-@pytest.mark.parametrize("store", ["file", "minio"])
-async def test_every_syscall_that_changes_something_is_a_kill_point(
-    store: str, ram_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if strace() is None:
-        skip("strace", "apt-get install strace, and the right to trace")
-    place = directory
-    if store == "minio":
-        request.getfixturevalue("as_operator")
-        place = bucket(request.getfixturevalue("minio"), "kills")
-    campaign = Campaign(ram_path, {store: place}, Notes(None))
+async def test_every_syscall_that_changes_something_is_a_kill_point(campaign: Campaign) -> None:
+    (store,) = campaign.places
     called = {scene: await campaign.calls_of(store, scene) for scene in SCENES}
     assert {"linkat", "fsync"} <= called["push of a first checkpoint"], "the count says nothing"
     missing = {scene: sorted((names & CHANGING) - set(CALLS)) for scene, names in called.items()}
